@@ -1,0 +1,219 @@
+"""The drivers as a person calls them, on the built-in set, and what they share."""
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import experiment
+import kbn
+
+HOME = Path(experiment.__file__).parent
+TABLES = {"run_ex2": ["ex2"], "run_ex3": ["ex3", "ex3_search"], "run_sensitivity": ["sensitivity"]}
+FIGURES = {"run_ex2": 5, "run_ex3": 5, "run_sensitivity": 2}
+SMOKE = ("--smoke", "--dataset", "shapes", "--jobs", "1")
+
+
+def call(driver, *options, cwd, env=(), **popen):
+    """Run a driver in a folder that is not the project's. Returns the finished process, its output as text."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **dict(env)}
+    environment.pop("KBN_DATA_DIR", None)
+    return subprocess.run([sys.executable, HOME / f"{driver}.py", *map(str, options)], cwd=cwd, env=environment,
+                          capture_output=True, text=True, timeout=200, **popen)
+
+
+def results_of(folder):
+    """The result files below a folder, by name, less what may differ from run to run."""
+    results = {path.name: json.loads(path.read_text()) for path in folder.rglob("runs/*.json")}
+    for result in results.values():
+        result.pop("duration_s")
+    return results
+
+
+@pytest.mark.parametrize("driver", TABLES)
+def test_smoke_writes_tables_and_figures_and_is_not_repeated(driver, tmp_path):
+    out, cwd = tmp_path / "öut put", tmp_path / "elsewhere"
+    cwd.mkdir()
+    first = call(driver, *SMOKE, "--out", out, cwd=cwd)
+    assert first.returncode == 0, first.stderr
+    assert not list(cwd.iterdir())
+    results, figures = out / "results" / "shapes-smoke", out / "figures" / "shapes-smoke"
+    for table in TABLES[driver]:
+        markdown = (results / f"{table}.md").read_text(encoding="utf-8")
+        assert markdown in first.stdout
+        assert len((results / f"{table}.csv").read_text().splitlines()) == len(markdown.splitlines()) - 1
+    assert "shapes (synthetic), smoke test" in first.stdout and "CIFAR" not in first.stdout
+    assert len([path for path in figures.iterdir() if path.stat().st_size > 10_000]) == FIGURES[driver]
+    assert {path.name for path in (out / "results").iterdir()} == {"shapes-smoke"}
+    assert not list(out.rglob(".*"))
+
+    before = results_of(out)
+    again = call(driver, *SMOKE, "--out", out, cwd=cwd)
+    assert again.returncode == 0 and "are in the results already" in again.stdout and "run/s" not in again.stderr
+    assert again.stdout[again.stdout.index("| "):].split("search for")[0] in first.stdout
+    assert results_of(out) == before
+
+
+def test_the_number_of_jobs_changes_no_bit(tmp_path):
+    for jobs in (1, 2):
+        assert call("run_ex2", "--smoke", "--dataset", "shapes", "--jobs", jobs, "--seeds", 2,
+                    "--out", tmp_path / str(jobs), cwd=tmp_path).returncode == 0
+    one, two = results_of(tmp_path / "1"), results_of(tmp_path / "2")
+    assert len(one) == 10 and one == two
+
+
+def test_without_data_or_network_the_job_runs_on_the_synthetic_set_and_says_so(tmp_path):
+    offline = {"https_proxy": "http://127.0.0.1:9", "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    job = call("run_ex2", "--smoke", "--jobs", 1, "--out", tmp_path, cwd=tmp_path, env=offline)
+    assert job.returncode == 0 and "NOT on CIFAR-10" in job.stderr
+    assert "CIFAR-10" not in job.stdout and {path.name for path in (tmp_path / "results").iterdir()} == {"shapes-smoke"}
+    asked = call("run_ex2", "--smoke", "--dataset", "cifar10", "--out", tmp_path, cwd=tmp_path, env=offline)
+    assert asked.returncode == 1 and "--data-dir" in asked.stderr and "Traceback" not in asked.stderr
+
+
+@pytest.mark.parametrize("options, status, said", [
+    (["--sedes", "3"], 2, "--sedes"),
+    (["--seed", "3"], 2, "--seed"),
+    (["--seeds", "0"], 2, "'0' is not a whole number of 1 or more"),
+    (["--jobs", "-1"], 2, "'-1' is not a whole number of 1 or more"),
+    (["--jobs", "two"], 2, "'two'"),
+    (["--dataset", "cifar100"], 2, "cifar100"),
+    (["--data-dir", "not here"], 1, "not here"),
+    (["--dataset", "shapes", "--out", "a file"], 1, "--out"),
+])
+def test_what_is_typed_wrong_is_named_in_one_line(options, status, said, tmp_path):
+    (tmp_path / "a file").write_text("")
+    wrong = call("run_ex3", *options, cwd=tmp_path)
+    assert wrong.returncode == status
+    assert said in wrong.stderr.splitlines()[-1] and "Traceback" not in wrong.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+def test_help_is_for_people(tmp_path):
+    text = call("run_ex3", "--help", cwd=tmp_path).stdout
+    assert "python run_ex3.py --seeds 5" in text and "default" in text and "--smoke" in text
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+    full = call("run_ex2", *SMOKE, "--out", tmp_path, cwd=tmp_path, preexec_fn=small_files)
+    assert full.returncode == 1 and "File too large" in full.stderr and "Traceback" not in full.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_ctrl_c_keeps_the_finished_runs(tmp_path):
+    job = subprocess.Popen([sys.executable, HOME / "run_sensitivity.py", *SMOKE, "--seeds", "20", "--out", tmp_path],
+                           stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    start = time.time()
+    while not list(tmp_path.rglob("runs/*.json")) and time.time() < start + 60:
+        time.sleep(0.1)
+    os.killpg(job.pid, signal.SIGINT)
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode == 130 and "interrupted" in stderr and "Traceback" not in stderr
+    assert len(results_of(tmp_path)) >= 1 and not list(tmp_path.rglob(".*"))
+
+
+# ------------------------------------------------------------------------------------------------------- experiment
+
+SETTING = experiment.config(hidden=[4])
+ABOUT = {"dataset": {"name": "toy", "fingerprint": "0", "classes": 3}, "code": "1", "versions": {}}
+
+
+@pytest.fixture
+def toy(rng=None):
+    """A small learnable set: three classes, five dimensions."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 400)
+    X = (rng.standard_normal((3, 5))[y] + rng.standard_normal((400, 5))).T
+    return {"train": (X[:, :300], y[:300]), "val": (X[:, 300:350], y[300:350]), "test": (X[:, 350:], y[350:])}
+
+
+def test_a_result_is_the_network_that_kbn_trains(toy, tmp_path):
+    setting = experiment.config(hidden=[6], batch_norm=True, n_batch=20, n_s=30, n_cycles=1, eps=1e-5)
+    path, result = experiment.run(setting, 7, toy, ABOUT, tmp_path / "run.json", True)
+    rng, hp = np.random.default_rng(7), {"n_batch": 20, "n_s": 30, "n_cycles": 1, "eps": 1e-5}
+    params = kbn.init_params([5, 6, 3], rng, batch_norm=True)
+    params, stats, history = kbn.minibatch_gd(toy["train"], toy["val"], params, hp, rng)
+    assert result["test_accuracy"] == kbn.accuracy(*toy["test"], params, stats, 1e-5)
+    assert result["val_accuracy"] == history["epoch"]["val_accuracy"][-1]
+    assert json.loads(path.read_text()) == result
+    assert result["history"]["update"]["t"] == list(range(60))
+    np.testing.assert_allclose(result["history"]["epoch"]["val_loss"], history["epoch"]["val_loss"], rtol=1e-5)
+
+
+def test_search_trials_do_not_look_at_the_test_set(toy, tmp_path):
+    toy.pop("test")
+    setting = experiment.config(hidden=[4], n_batch=20, n_s=5, n_cycles=1)
+    path, result = experiment.run(setting, 0, toy, ABOUT, tmp_path / "run.json", False)
+    assert "test_accuracy" not in result
+    assert experiment.finished(path, setting, 0, ABOUT, False) == result
+    assert experiment.finished(path, setting, 0, ABOUT, True) is None
+
+
+def test_only_a_result_of_the_same_config_seed_data_and_code_is_used_again(tmp_path, capsys):
+    path = tmp_path / "run.json"
+    good = {"config": SETTING, "seed": 0, **ABOUT, "test_accuracy": 0.5}
+    path.write_text(json.dumps(good))
+    assert experiment.finished(path, SETTING, 0, ABOUT, True) == good
+    assert experiment.finished(path, SETTING, 1, ABOUT, True) is None
+    assert experiment.finished(path, SETTING | {"lam": 0.1}, 0, ABOUT, True) is None
+    assert experiment.finished(path, SETTING, 0, ABOUT | {"code": "2"}, True) is None
+    assert experiment.finished(path, SETTING, 0, ABOUT | {"dataset": {}}, True) is None
+    assert experiment.finished(tmp_path / "none.json", SETTING, 0, ABOUT, True) is None
+    assert capsys.readouterr().err == ""
+    for damage in (path.read_text()[:-20], "", "[1]", "{}"):
+        path.write_text(damage)
+        assert experiment.finished(path, SETTING, 0, ABOUT, True) is None
+        assert str(path) in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_named(toy, tmp_path):
+    setting = experiment.config(hidden=[4], n_batch=20, n_s=50, eta_max=1e9)
+    with pytest.raises(FloatingPointError, match="run-7: training diverged.*update.*eta"):
+        experiment.run(setting, 0, toy, ABOUT, tmp_path / "run-7.json", True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_runs_tell_them_apart():
+    changes = [{}, {"batch_norm": True}, {"hidden": [50, 30]}, {"lam": 0.0051}, {"sigma": 0.1}, {"sigma": "xavier"},
+               {"n_train": 1000}, {"eps": 1e-5}, {"bn": "after"}, {"n_cycles": 3}]
+    names = {experiment.run_name(experiment.config(**change), seed) for change in changes for seed in (0, 1)}
+    assert len(names) == 2 * len(changes)
+
+
+def test_an_unknown_name_in_a_config_is_refused():
+    with pytest.raises(ValueError, match="lambda_"):
+        experiment.config(lambda_=0.1)
+
+
+def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    experiment.write(tmp_path / "a", "old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError):
+        experiment.write(tmp_path / "a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+def test_summaries_are_mean_and_sample_deviation():
+    mean, sd, n = experiment.summary([{"a": 0.5}, {"a": 0.52}], "a")
+    assert (round(mean, 9), round(sd, 9), n) == (51, round(2**0.5, 9), 2)
+    assert experiment.for_people((51.0, 1.4142, 2)) == "51.00 ± 1.41 (2)"
+    assert experiment.for_people((51.0, np.nan, 1)) == "51.00 (1)"
+    assert experiment.for_programs({"x": (1, 2, 3), "y": "z"}) == {"x": 1, "x_sd": 2, "x_n": 3, "y": "z"}
+
+
+def test_thinned_history_keeps_the_means():
+    columns = {"eta": list(np.arange(1000.0)), "loss": [1.0] * 1000}
+    thinned = experiment.thin(columns)
+    assert len(thinned["t"]) == 500 and thinned["t"][:2] == [0.5, 2.5] and thinned["eta"] == thinned["t"]
+    assert np.mean(thinned["loss"]) == 1
