@@ -45,7 +45,7 @@ def init_params(dims, rng, batch_norm=False, sigma=None, dtype=np.float32):
     """
     if len(dims) < 2 or not all(isinstance(m, (int, np.integer)) and m > 0 for m in dims):
         raise ValueError(f"dims must be at least [d, K], all positive integers, not {list(dims)}")
-    if not (sigma in (None, "xavier") or isinstance(sigma, (int, float)) and 0 <= sigma < np.inf):
+    if not (sigma in (None, "xavier") or isinstance(sigma, (int, float, np.number)) and 0 <= sigma < np.inf):
         raise ValueError(f"sigma must be a number >= 0, 'xavier' or None (He), not {sigma!r}")
     params = {}
     for l, (m_in, m) in enumerate(zip(dims[:-1], dims[1:]), start=1):
@@ -251,7 +251,7 @@ def cyclical_eta(t, eta_min, eta_max, n_s):
 def dropout_masks(params, n, keep, rng):
     """Draw mask1..mask{k-1} (m_l, n): 1 / keep with probability keep, else 0, so that the expectation stays 1."""
     hidden = {l: params[f"b{l}"] for l in range(1, n_layers(params))}
-    return {f"mask{l}": (rng.random((len(b), n)) < keep).astype(b.dtype) / keep for l, b in hidden.items()}
+    return {f"mask{l}": (rng.random((len(b), n)) < keep).astype(b.dtype) / float(keep) for l, b in hidden.items()}
 
 
 def update_params(params, grads, memory, eta, momentum=0.0):
@@ -263,10 +263,8 @@ def update_params(params, grads, memory, eta, momentum=0.0):
         step = grads[key]
         step *= eta
         if momentum:
-            v = memory.setdefault(key, np.zeros_like(param))
-            v *= momentum
-            v -= step
-            param += v
+            memory[key] = momentum * memory.get(key, 0.0) - step
+            param += memory[key]
         else:
             param -= step
 
@@ -297,13 +295,14 @@ def train_step(X, y, params, stats, memory, grads, eta, hp, rng):
 
 
 @np.errstate(all="ignore")
-def minibatch_gd(train, val, params, hp, rng, callback=None):
+def minibatch_gd(train, val, params, hp, rng, callback=None, state=None):
     """Train by mini-batch gradient descent with a cyclical learning rate, for 2 n_s n_cycles updates. A, Exercises 2, 3.
 
     train, val: pairs X (d, n), y (n,); fastest where X is in Fortran order, in the precision of params.
     params: the start, left as it is. hp: any of DEFAULTS, by name. rng: a np.random.Generator; it shuffles the n
     training examples before every epoch, and the first n // n_batch mini-batches of the new order make the epoch.
-    callback(state), if given, is called after every epoch with a dict of the live t, params, stats, memory, history.
+    callback(state), if given, is called after every epoch with the live t, params, stats, memory, history and rng state;
+    given such a state, training goes on from there in place of the start, to the same end to the bit.
     Returns params, stats (the moving averages) and history, made of lists of floats:
       history["update"]  eta and the mini-batch's loss, cost and accuracy at each update
       history["epoch"]   after each epoch t (updates made), eta (the last one), train_cost, train_loss, train_accuracy,
@@ -311,7 +310,6 @@ def minibatch_gd(train, val, params, hp, rng, callback=None):
     Raises ValueError for impossible data or hyper-parameters, FloatingPointError where the loss becomes nan or inf.
     """
     hp = check_hp(hp)
-    params = {key: param.copy() for key, param in params.items()}
     X, y = check_data(*train, params, "training")
     X_val, y_val = check_data(*val, params, "validation")
     n, n_batch, n_updates = len(y), hp["n_batch"], 2 * hp["n_s"] * hp["n_cycles"]
@@ -320,26 +318,30 @@ def minibatch_gd(train, val, params, hp, rng, callback=None):
     if n_batch == 1 and "gamma1" in params:
         raise ValueError("n_batch is 1, but batch normalization needs at least 2 examples in a mini-batch")
 
-    X_batch = np.empty_like(X[:, :n_batch])
-    t, stats, memory, grads, history = 0, {}, {}, {}, {"update": {}, "epoch": {}}
-    while t < n_updates:
+    if state is None:
+        state = {"t": 0, "params": {key: param.copy() for key, param in params.items()}, "stats": {}, "memory": {},
+                 "history": {"update": {}, "epoch": {}}}
+    else:
+        rng.bit_generator.state = state["rng"]
+    params, stats, memory, history = (state[bag] for bag in ("params", "stats", "memory", "history"))
+    grads, X_batch = {}, np.empty_like(X[:, :n_batch])
+    while state["t"] < n_updates:
         order = rng.permutation(n)
-        for i in range(min(n // n_batch, n_updates - t)):
+        for i in range(min(n // n_batch, n_updates - state["t"])):
             batch = order[i * n_batch:(i + 1) * n_batch]
             np.take(X.T, batch, axis=0, out=X_batch.T, mode="clip")
-            eta = cyclical_eta(t, hp["eta_min"], hp["eta_max"], hp["n_s"])
+            eta = cyclical_eta(state["t"], hp["eta_min"], hp["eta_max"], hp["n_s"])
             now = train_step(X_batch, y[batch], params, stats, memory, grads, eta, hp, rng)
             record(history["update"], eta=eta, **now)
-            if not now["loss"] < np.inf:
-                raise FloatingPointError(f"training diverged: the loss of update {t} (eta {eta:.3g}) is {now['loss']}; "
-                                         f"try an eta_max below {hp['eta_max']:g}, or other initial weights")
-            t += 1
-        record(history["epoch"], t=t, eta=eta)
+            check_loss(now["loss"], f"of update {state['t']}", eta, hp["eta_max"])
+            state["t"] += 1
+        record(history["epoch"], t=state["t"], eta=eta)
         for part, data in (("train", (X, y)), ("val", (X_val, y_val))):
             now = evaluate(*data, params, stats, hp["lam"], hp["eps"], hp["bn"])
             record(history["epoch"], **{f"{part}_{name}": value for name, value in now.items()})
+        check_loss(history["epoch"]["train_loss"][-1], f"after update {state['t'] - 1}", eta, hp["eta_max"])
         if callback:
-            callback({"t": t, "params": params, "stats": stats, "memory": memory, "history": history})
+            callback(state | {"rng": rng.bit_generator.state})
     return params, stats, history
 
 
@@ -347,6 +349,37 @@ def record(history, **values):
     """Append each value to the list of its name."""
     for name, value in values.items():
         history.setdefault(name, []).append(value)
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+def save(path, params, stats, hp, **more):
+    """Write a trained network to one .npz file, without pickle: params, stats, hp, and more arrays by name.
+
+    path ends in .npz. Raises OSError.
+    """
+    bags = {"params": params, "stats": stats, "hp": hp, "more": more}
+    np.savez(path, **{f"{bag}.{key}": value for bag, items in bags.items() for key, value in items.items()})
+
+
+def load(path):
+    """Read what save wrote. Returns params, stats, hp (complete) and more. Nothing in the file can run code.
+
+    Raises OSError for a file that cannot be read, ValueError for one that is no network of this form.
+    """
+    bags = {"params": {}, "stats": {}, "hp": {}, "more": {}}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                bag, key = name.split(".", 1)
+                bags[bag][key] = file[name].item() if bag == "hp" else file[name]
+        check_params(bags["params"], bags["stats"])
+        bags["hp"] = check_hp(bags["hp"])
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive can raise anything
+        raise ValueError(f"{path} is not a network that kbn.save wrote ({type(error).__name__}: {error})") from None
+    return tuple(bags.values())
 
 
 # ------------------------------------------------------------------------------------------------------------ checks
@@ -370,6 +403,23 @@ def check_hp(hp):
     return hp
 
 
+def check_params(params, stats):
+    """Raises ValueError (KeyError for a missing array) unless params and stats are those of one network."""
+    k, batch_norm = n_layers(params), "gamma1" in params
+    shapes = {}
+    for l in range(1, k + 1):
+        m = len(params[f"W{l}"])
+        shapes |= {f"W{l}": (m, params["W1"].shape[1] if l == 1 else len(params[f"W{l - 1}"])), f"b{l}": (m, 1)}
+        if batch_norm and l < k:
+            shapes |= {f"{name}{l}": (m, 1) for name in ("gamma", "beta", "mu", "v")}
+    arrays = params | stats
+    if arrays.keys() != shapes.keys():
+        raise ValueError(f"it holds {', '.join(arrays)} where {', '.join(shapes)} belong")
+    for key, shape in shapes.items():
+        if arrays[key].shape != shape or arrays[key].dtype.kind != "f" or not np.isfinite(arrays[key]).all():
+            raise ValueError(f"{key} must be {shape} finite floats, not {arrays[key].shape} {arrays[key].dtype}")
+
+
 def check_data(X, y, params, what):
     """X (d, n) in Fortran order and the precision of params, copied only where it is not so already, and y (n,).
 
@@ -384,3 +434,10 @@ def check_data(X, y, params, what):
     if len(bad):
         raise ValueError(f"{what} X has nan or inf in {len(bad)} of its {len(y)} examples, the first is column {bad[0]}")
     return X.astype(params["W1"].dtype, order="F", copy=False), y
+
+
+def check_loss(loss, when, eta, eta_max):
+    """Raises FloatingPointError where the loss is nan or inf, saying when and at which eta."""
+    if not loss < np.inf:
+        raise FloatingPointError(f"training diverged: the loss {when} (eta {eta:.3g}) is {loss}; "
+                                 f"try an eta_max below {eta_max:g}, or other initial weights")

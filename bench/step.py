@@ -156,7 +156,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=at_least_one, default=15, metavar="N",
                         help="how often the three take turns (default %(default)s)")
-    parser.add_argument("--steps", type=at_least_one, default=100, metavar="N", help="update steps in a turn (default %(default)s)")
+    parser.add_argument("--steps", type=at_least_one, default=100, metavar="N",
+                        help="update steps in a turn (default %(default)s)")
     parser.add_argument("--out", type=Path, default=HOME / "results" / "bench_step.json", metavar="FILE",
                         help="default: %(default)s")
     args = parser.parse_args()
