@@ -9,9 +9,7 @@ it is written the moment the run ends, and a run that is already there (same con
 """
 import argparse
 import ast
-import csv
 import hashlib
-import io
 import json
 import os
 import platform
@@ -27,6 +25,7 @@ from tqdm import tqdm
 
 import datasets
 import kbn
+import tables
 
 HOME = Path(__file__).resolve().parent
 NET = {"hidden": [50, 50], "batch_norm": False, "sigma": None, "n_train": 45_000, "n_val": 5_000}
@@ -180,7 +179,7 @@ def run(config, seed, data, about, path, test):
                for part, columns in history.items()}
     result |= {"duration_s": round(time.perf_counter() - start, 2), "history": history}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
-    write(path, "{" + ",\n ".join(lines) + "}\n")
+    tables.write(path, "{" + ",\n ".join(lines) + "}\n")
     return path, result
 
 
@@ -238,17 +237,6 @@ def train_all_seeds(lab, configs):
 
 # ------------------------------------------------------------------------------------------------------------ output
 
-def write(path, content):
-    """Write content, text or bytes, to path whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(content if isinstance(content, bytes) else content.encode())
-        os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-
-
 def summary(results, key):
     """Mean, sd (divided by n - 1; nan for a single seed) and number n of results[...][key], in percent."""
     values = [100 * result[key] for result in results]
@@ -280,14 +268,7 @@ def for_programs(row):
 
 def write_table(lab, name, rows):
     """Print rows, dicts with the same keys, and write them to name.md and, in full precision, name.csv in the results."""
-    cells = [list(rows[0]), *([for_people(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    text = io.StringIO()
-    table = csv.DictWriter(text, for_programs(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(map(for_programs, rows))
-    write(lab["results"] / f"{name}.md", "\n".join(lines) + "\n")
-    write(lab["results"] / f"{name}.csv", text.getvalue())
-    print(f"\n{lab['title']}, accuracy in %: mean ± sd (number of seeds)\n\n" + "\n".join(lines) + "\n")
+    table = tables.markdown([list(rows[0]), *([for_people(value) for value in row.values()] for row in rows)])
+    tables.write(lab["results"] / f"{name}.md", table)
+    tables.write(lab["results"] / f"{name}.csv", tables.comma_separated([for_programs(row) for row in rows]))
+    print(f"\n{lab['title']}, accuracy in %: mean ± sd (number of seeds)\n\n{table}")

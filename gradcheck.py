@@ -3,9 +3,9 @@
     python gradcheck.py              # document A, Exercises 1 and 3; 20 to 40 s, needs no dataset
 
 compares kbn.backward with numerical gradients of kbn.compute_cost: a row for each net and parameter, then planted
-errors that the check must catch, then real updates of kbn.minibatch_gd; the table goes to results/gradcheck.csv. The
-exit status is 1 when anything fails. To expect: about 1e-15 by complex steps, up to 1e-13 in the 9-layer net with
-BN after the ReLU; 1e-9 to 1e-7 by central differences.
+errors that the check must catch, then real updates of kbn.minibatch_gd. The table goes to results/gradcheck.csv, the
+largest errors to gradcheck.md; the exit status is 1 when anything fails. To expect: about 1e-15 by complex steps, up to
+1e-13 in the 9-layer net with BN after the ReLU; 1e-9 to 1e-7 by central differences.
 
     rows = check(f, params, grads)   # f(params) -> scalar
 
@@ -28,15 +28,14 @@ Mini-batches. With n = 2, S_hat is +-1 whatever S is (but for epsilon), so BN pa
 batch_norm_backpass "agrees". Use n >= 5.
 """
 import argparse
-import csv
 import itertools
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
 import kbn
+import tables
 
 H = 5e-7  # the step of central differences: in deep BN nets their truncation, ~ H^2, is as small as rounding, ~ 1 / H
 BARS = {"relative": {"complex": 1e-12, "central": 1e-6},
@@ -286,25 +285,23 @@ def print_row(row):
                            "central": f"{row['central']:.1e}{unit}"}), flush=True)
 
 
-def write_csv(path, rows):
-    """Write rows, dicts with the same keys, to path, whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with open(draft, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+def overview(rows):
+    """The largest errors for each net and BN, as a Markdown table."""
+    cells = [["hidden nodes", "BN", "gradients", "entries", "complex step", "central difference", "kinks left out"]]
+    for (net, bn), group in itertools.groupby(rows, lambda row: (row["net"], row["bn"])):
+        group = list(group)
+        relative = [row for row in group if row["judged"] == "relative"]
+        cells.append([net, bn, str(len(group)), str(sum(row["entries"] for row in group)),
+                      *(f"{max(row[method] for row in relative):.1e}" for method in ("complex", "central")),
+                      str(sum(row["kinks"] for row in group))])
+    return tables.markdown(cells)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Check the gradients of kbn.py. Exit status 1 if anything fails.")
     parser.add_argument("--seed", type=int, default=0, help="of the nets and mini-batches, 0 or above (default: 0)")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results",
-                        help="the folder for gradcheck.csv (default: results, beside this script)")
+                        help="the folder for gradcheck.csv and .md (default: results, beside this script)")
     args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error("--seed must be 0 or above")
@@ -333,9 +330,11 @@ def main(argv=None):
             failures.append(f"minibatch_gd, n_batch {n_batch}, momentum {momentum:g}")
 
     try:
-        write_csv(args.out / "gradcheck.csv", rows)
+        args.out.mkdir(parents=True, exist_ok=True)
+        tables.write(args.out / "gradcheck.csv", tables.comma_separated(rows))
+        tables.write(args.out / "gradcheck.md", overview(rows))
     except OSError as error:
-        failures.append(f"cannot write {args.out / 'gradcheck.csv'}: {error.strerror}")
+        failures.append(f"the results cannot be written to {args.out} ({error.strerror}); name a folder with --out")
     if failures:
         print(f"\nFAILED ({len(failures)}), the first: {failures[0]}")
         return 1

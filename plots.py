@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-import experiment
+import tables
 
 # colours that the colour-blind can tell apart (Okabe and Ito); the line's style tells the same without colour
 STYLES = {
@@ -90,4 +90,4 @@ def save(lab, figure, name, net, seeds):
     image = io.BytesIO()
     figure.savefig(image, format="png")
     plt.close(figure)
-    experiment.write(lab["figures"] / f"{name}.png", image.getvalue())
+    tables.write(lab["figures"] / f"{name}.png", image.getvalue())

@@ -6,7 +6,7 @@ About a minute, 700 MB of memory, no dataset: the data are random numbers.
 
 floor   gather of the mini-batch, W1 @ X and G @ X.T: the memory traffic and the two big matrix products of layer 1
 kbn     the whole step of kbn.minibatch_gd: gather, forward, backward, update, moving averages, record
-torch   the same net and step in PyTorch, eager, on the CPU: gather, forward, backward, SGD, loss.item()
+torch   the same in PyTorch, eager, on the CPU: gather, forward, backward, SGD, and the same record: loss, cost, accuracy
 
 All three run on one thread, in float32, on the same mini-batches, and take turns, block by block, so that a busy
 machine slows them alike. The columns us are medians over the rounds, in microseconds a step; the ratios are medians of
@@ -32,7 +32,8 @@ sys.path.insert(0, str(HOME))
 import numpy as np
 
 import kbn
-from experiment import at_least_one, write
+import tables
+from experiment import at_least_one
 
 try:
     import torch
@@ -82,22 +83,28 @@ def kbn_steps(X, y, params, hp):
 
 
 def torch_steps(X, y, params, hp):
-    """The same training in PyTorch, from the same params. Yields the loss."""
-    net, losses = torch_net(params, hp), []
+    """The same training in PyTorch, from the same params, with the same record. Yields the loss."""
+    net, history = torch_net(params, hp), {}
     weights = [param for name, param in net.named_parameters() if param.ndim == 2]
     others = [param for name, param in net.named_parameters() if param.ndim == 1]
     optimizer = torch.optim.SGD([{"params": weights, "weight_decay": 2 * hp["lam"]}, {"params": others}], lr=0.0)
     X_rows, y = torch.from_numpy(X.T), torch.from_numpy(y)
     for t, batch in enumerate(mini_batches(hp["n_batch"], np.random.default_rng(1))):
         batch = torch.from_numpy(batch)
+        eta = kbn.cyclical_eta(t, hp["eta_min"], hp["eta_max"], hp["n_s"])
         for group in optimizer.param_groups:
-            group["lr"] = kbn.cyclical_eta(t, hp["eta_min"], hp["eta_max"], hp["n_s"])
+            group["lr"] = eta
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(net(X_rows[batch]), y[batch])
+        y_batch = y[batch]
+        S = net(X_rows[batch])
+        loss = torch.nn.functional.cross_entropy(S, y_batch)
+        with torch.no_grad():
+            cost = loss + hp["lam"] * sum(torch.dot(W.view(-1), W.view(-1)) for W in weights)
+            correct = (S.argmax(dim=1) == y_batch).sum()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-        yield losses[-1]
+        kbn.record(history, eta=eta, loss=loss.item(), cost=cost.item(), accuracy=correct.item() / len(y_batch))
+        yield history["loss"][-1]
 
 
 def torch_net(params, hp):
@@ -152,6 +159,17 @@ def cpu_model():
         return platform.processor() or platform.machine()
 
 
+def markdown(rows):
+    """The medians as a table for the README."""
+    cells = [["network", "floor, us", "kbn, us", "kbn / floor", "torch, us", "torch / kbn"]]
+    for row in rows:
+        us, over_kbn = row["us"], row["torch/kbn"]
+        beside = [f"{us['torch']:.0f}", f"{over_kbn:.2f}"] if over_kbn else ["", ""]
+        cells.append([row["net"] + " BN" * row["batch_norm"], f"{us['floor']:.0f}", f"{us['kbn']:.0f}",
+                      f"{row['kbn/floor']:.2f}", *beside])
+    return tables.markdown(cells)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=at_least_one, default=15, metavar="N",
@@ -187,8 +205,9 @@ def main():
     result = {"command": "python bench/step.py", "cpu": cpu_model(), "threads": 1, "versions": versions,
               "rounds": args.rounds, "steps": args.steps, "n": N, "hp": kbn.check_hp({}), "rows": rows}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write(args.out, json.dumps(result, indent=1) + "\n")
-    print(f"\nwritten to {args.out}")
+    tables.write(args.out, json.dumps(result, indent=1) + "\n")
+    tables.write(args.out.with_suffix(".md"), markdown(rows))
+    print(f"\nwritten to {args.out} and {args.out.with_suffix('.md').name}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 
 import experiment
 import kbn
+import tables
 
 HOME = Path(experiment.__file__).parent
 TABLES = {"run_ex2": ["ex2"], "run_ex3": ["ex3", "ex3_search"], "run_sensitivity": ["sensitivity"]}
@@ -194,13 +195,13 @@ def test_an_unknown_name_in_a_config_is_refused():
 
 
 def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
-    experiment.write(tmp_path / "a", "old")
+    tables.write(tmp_path / "a", "old")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError):
-        experiment.write(tmp_path / "a", "new")
+        tables.write(tmp_path / "a", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import gradcheck
 import kbn
+import tables
 
 SCRIPT = Path(gradcheck.__file__)
 
@@ -275,7 +276,9 @@ def test_main_passes_and_writes_the_table(few_nets, tmp_path, capsys):
     assert max(map(len, lines)) <= 100
     assert "FAIL" not in output and output.count("caught by both methods") == 6 + 10 + 10
     folder = tmp_path / "new" / "folder"
-    assert [path.name for path in folder.iterdir()] == ["gradcheck.csv"]
+    assert {path.name for path in folder.iterdir()} == {"gradcheck.csv", "gradcheck.md"}
+    overview = (folder / "gradcheck.md").read_text().splitlines()
+    assert len(overview) == 2 + 3 and sum(int(line.split("|")[3]) for line in overview[2:]) == n_rows
     with open(folder / "gradcheck.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == n_rows
@@ -284,8 +287,8 @@ def test_main_passes_and_writes_the_table(few_nets, tmp_path, capsys):
 
 
 def test_the_same_seed_gives_the_same_table(few_nets):
-    tables = [list(gradcheck.check_nets(seed)) for seed in (3, 3, 4)]
-    assert tables[0] == tables[1] != tables[2]
+    first, again, other = [list(gradcheck.check_nets(seed)) for seed in (3, 3, 4)]
+    assert first == again != other
 
 
 def backward_without(what):
@@ -323,7 +326,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(few_nets, tmp_path, c
     (tmp_path / "file").write_text("")
     assert gradcheck.main(["--out", str(tmp_path / "file")]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("FAILED (1), the first: cannot write") and "gradcheck.csv" in last
+    assert last.startswith("FAILED (1), the first: the results cannot be written") and str(tmp_path) in last
 
 
 def test_a_table_that_cannot_be_finished_leaves_the_old_one(few_nets, tmp_path, monkeypatch):
@@ -331,7 +334,7 @@ def test_a_table_that_cannot_be_finished_leaves_the_old_one(few_nets, tmp_path, 
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "gradcheck.csv").write_text("old")
-    monkeypatch.setattr(gradcheck.os, "replace", refuse)
+    monkeypatch.setattr(tables.os, "replace", refuse)
     assert gradcheck.main(["--out", str(tmp_path)]) == 1
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"gradcheck.csv": "old"}
 
