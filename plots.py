@@ -15,7 +15,7 @@ import tables
 
 # colours that the colour-blind can tell apart (Okabe and Ito); the line's style tells the same without colour
 STYLES = {
-    "without BN": {"color": "#D55E00", "marker": "o"},
+    "without BN": {"color": "#D55E00", "marker": "o", "linewidth": 2.5, "markersize": 7},  # seen behind another line
     "with BN": {"color": "#0072B2", "marker": "s"},
     "BN, eps 2.2e-16": {"color": "#0072B2", "marker": "s"},
     "BN, eps 1e-5": {"color": "#009E73", "marker": "^"},
@@ -43,7 +43,8 @@ def curves(lab, name, net, nets):
     for panel, what in zip(axes.flat, ("cost", "loss", "accuracy")):
         for label, results in nets.items():
             band(panel, results, "epoch", f"train_{what}", label=f"{label}, training", **STYLES[label])
-            band(panel, results, "epoch", f"val_{what}", label=f"{label}, validation", **STYLES[label] | {"marker": ""}, linestyle="--")
+            band(panel, results, "epoch", f"val_{what}", label=f"{label}, validation",
+                 **STYLES[label] | {"marker": "", "linestyle": "--"})
         panel.set(xlabel="update step", ylabel=what)
     axes[0, 0].legend()
     band(axes[1, 1], next(iter(nets.values())), "update", "eta", color="black")
@@ -73,7 +74,7 @@ def sensitivity(lab, name, net, panels):
             band(accuracy, results, "epoch", "val_accuracy", **STYLES[label])
         loss.set_title(title)
         accuracy.set_xlabel("update step")
-    axes[0, 0].set(yscale="log", ylabel="training loss")
+    axes[0, 0].set_ylabel("training loss")
     axes[1, 0].set_ylabel("validation accuracy")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(STYLES))
     save(lab, figure, name, net, averaged(next(iter(next(iter(panels.values())).values()))))
