@@ -1,15 +1,19 @@
-"""What all drivers share: options, many runs in parallel, results on disk, tables.
+"""What all drivers share: options, many runs side by side, results on disk, tables.
 
-    lab = open_lab(options(__doc__))                         # the dataset, the folders, the number of jobs
+    lab = open_lab(options(__doc__), 5)                      # the dataset, the folders, the bar for 5 runs a seed
     results = train_all_seeds(lab, [config(hidden=[50])])    # for each config the list of its results, one a seed
     write_table(lab, "name", rows)                           # screen, results/<dataset>/name.csv and .md
 
-A run is one config and one seed. Its result is a JSON file in results/<dataset>/runs whose name comes from the config;
-it is written the moment the run ends, and a run that is already there (same config, seed, data, kbn.py) is not repeated.
+A run is one config and one seed. Its result is a JSON file in results/<dataset>/runs whose name comes from the config,
+written the moment the run ends; what is there already (same config, seed, data, code) is not trained again. A run leaves
+a checkpoint after each epoch, and goes on from it where it was stopped, to the same end to the bit.
 """
 import argparse
 import ast
+import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import platform
@@ -21,16 +25,21 @@ from pathlib import Path
 import joblib
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 import datasets
 import kbn
+import progress
 import tables
 
 HOME = Path(__file__).resolve().parent
 NET = {"hidden": [50, 50], "batch_norm": False, "sigma": None, "n_train": 45_000, "n_val": 5_000}
 SMOKE = {"n_train": 1_000, "n_val": 500, "n_s": 20}
+CLUSTER_TIMEOUT = 20  # seconds
 POINTS = 360  # a result file keeps about this many means over the updates, not every update
+
+
+class ClusterError(Exception):
+    """The Dask cluster cannot be used. One line: why, what to do."""
 
 
 def config(**changes):
@@ -63,9 +72,12 @@ def options(doc, argv=None):
                         help="train every net with seeds 0 .. N-1 (default 1)")
     parser.add_argument("--jobs", type=at_least_one, default=joblib.cpu_count(), metavar="N",
                         help="runs side by side, one core each (default: all cores, here %(default)s)")
+    parser.add_argument("--cluster", metavar="ADDRESS",
+                        help="train on a Dask cluster instead, given its scheduler's address, tcp://host:8786")
     parser.add_argument("--smoke", action="store_true",
                         help="everything on a small part of the data in under 30 s, into folders of its own")
     parser.add_argument("--fresh", action="store_true", help="train again what is already in the results")
+    parser.add_argument("--quiet", action="store_true", help="print the tables and errors only")
     parser.add_argument("--out", metavar="DIR", default=HOME, type=Path,
                         help="where results/ and figures/ are written (default: beside the scripts)")
     return parser.parse_args(argv)
@@ -76,7 +88,7 @@ def guarded(main):
     name = Path(sys.argv[0]).name
     try:
         main()
-    except (datasets.DataError, FloatingPointError) as error:
+    except (datasets.DataError, ClusterError, FloatingPointError) as error:
         sys.exit(f"{name}: error: {error}")
     except OSError as error:
         sys.exit(f"{name}: error: {error}; the finished runs are kept")
@@ -88,10 +100,11 @@ def guarded(main):
 
 # --------------------------------------------------------------------------------------------------------------- lab
 
-def open_lab(opts):
-    """Load the dataset, make the folders. Returns a dict: opts, raw (see datasets.load), title, results, figures, split.
+def open_lab(opts, runs_a_seed):
+    """Load the dataset, make the folders, start the progress bar.
 
     Where no dataset is asked for and CIFAR-10 cannot be had, it is the synthetic set, and says so.
+    Returns a dict: opts, raw (see datasets.load), title, results and figures (folders), split, bar.
     Raises DataError, and OSError for an output folder that cannot be written to.
     """
     name = opts.dataset or "cifar10"
@@ -107,35 +120,50 @@ def open_lab(opts):
         label, title = f"{label}-smoke", f"{title}, smoke test"
     lab = {"opts": opts, "raw": raw, "title": title, "split": (None, None),
            "results": opts.out / "results" / label, "figures": opts.out / "figures" / label}
-    for folder in (lab["results"] / "runs", lab["figures"]):
+    for folder in (lab["results"] / "runs", lab["results"] / "models", lab["figures"]):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise OSError(f"{folder}: nothing can be written there ({error.strerror}); name a folder with --out") from None
-    print(f"{title}: {len(raw['labels'])} training and {len(raw['test_labels'])} test images, {opts.seeds} seed(s), "
-          f"{opts.jobs} job(s)")
-    return lab
+        tables.clear_scratch(folder)
+    if not opts.quiet:
+        print(f"{title}: {len(raw['labels'])} training and {len(raw['test_labels'])} test images, {opts.seeds} seed(s), "
+              + (f"cluster {opts.cluster}" if opts.cluster else f"{opts.jobs} job(s)"))
+    return lab | {"bar": progress.bar(runs_a_seed * opts.seeds, opts.quiet)}
 
 
-def provenance(lab):
-    """What a result depends on beside its config and seed: the data, kbn.py (less comments), and the versions."""
-    code = ast.unparse(ast.parse((HOME / "kbn.py").read_text(encoding="utf-8")))
-    raw = lab["raw"]
+def provenance(raw):
+    """What a result depends on beside its config and seed: the data, the code of kbn.py, and the versions."""
     return {"dataset": {"name": raw["name"], "fingerprint": raw["fingerprint"], "classes": len(raw["classes"])},
-            "code": hashlib.sha256(code.encode()).hexdigest()[:12],
+            "code": code_version(HOME / "kbn.py"),
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}}
 
 
+def code_version(path):
+    """A short hash of a module's code, which neither comments nor docstrings change."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
+
+
+def arrays_of(raw, n_train, n_val):
+    """What a run needs of a dataset: train, val and test, each (X, y), and input, what a saved model says of its input."""
+    data = datasets.split(raw, n_train, n_val)
+    return {part: data[part] for part in ("train", "val", "test")} | {
+        "input": {"mean": data["mean"], "sd": data["sd"], "classes": np.array(raw["classes"]), "shape": np.array(raw["shape"])}}
+
+
 def split(lab, n_train, n_val):
-    """train, val and test, each (X, y); memory-mapped from a temporary file where several processes are to read them.
+    """arrays_of the lab's data, memory-mapped from a temporary file where several processes are to read them.
 
     The lab keeps the last split only: it is most of a driver's memory.
     """
     if lab["split"][0] != (n_train, n_val):
         lab["split"] = (None, None)
-        data = datasets.split(lab["raw"], n_train, n_val)
-        data = {part: data[part] for part in ("train", "val", "test")}
+        data = arrays_of(lab["raw"], n_train, n_val)
         if lab["opts"].jobs > 1:
             lab["scratch"] = tempfile.TemporaryDirectory(prefix="kbn-")
             path = Path(lab["scratch"].name, "split")
@@ -143,6 +171,20 @@ def split(lab, n_train, n_val):
             data = joblib.load(path, mmap_mode="r")
         lab["split"] = ((n_train, n_val), data)
     return lab["split"][1]
+
+
+@functools.lru_cache(maxsize=1)
+def split_on_worker(name, data_dir, small, n_train, n_val, about):
+    """arrays_of a dataset that a cluster's worker loads for itself; about, JSON, says which data and code they must be.
+
+    Raises ClusterError where the worker has others.
+    """
+    raw = datasets.load(name, data_dir, small)
+    ours, theirs = provenance(raw), json.loads(about)
+    for what in ("dataset", "code"):
+        if ours[what] != theirs[what]:
+            raise ClusterError(f"the worker on {platform.node()} has another {what}: {ours[what]}, not {theirs[what]}")
+    return arrays_of(raw, n_train, n_val)
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
@@ -155,32 +197,42 @@ def run_name(config, seed):
     return "_".join(["-".join(map(str, config["hidden"])), *["bn"] * config["batch_norm"], *others, f"seed={seed}"])
 
 
-def run(config, seed, data, about, path, test):
-    """Train one net, and write its result to path. test says whether it is to be measured on the test set, too.
+def run(config, seed, source, about, path, test):
+    """Train one net. Returns path, where its result belongs, the result, and the model as the bytes of kbn.save.
 
-    Returns path and the result: config, seed, about, val_accuracy, test_accuracy, duration_s, history (see kbn.minibatch_gd; that
-    of the updates thinned). Raises FloatingPointError, naming the run, where training diverges.
+    source: what arrays_of returns, or the arguments of split_on_worker. test: whether to measure the test set, too.
+    The result: config, seed, about, val_accuracy, test_accuracy, duration_s, history (see kbn.minibatch_gd; that of
+    the updates thinned). Raises FloatingPointError, naming the run, where training diverges.
     """
-    data = {part: tuple(map(np.asarray, pair)) for part, pair in data.items()}
-    dims = [len(data["train"][0]), *config["hidden"], about["dataset"]["classes"]]
+    data = source if isinstance(source, dict) else split_on_worker(*source)
+    train_, val, test_ = (tuple(map(np.asarray, data[part])) for part in ("train", "val", "test"))
     rng, hp = np.random.default_rng(seed), {key: config[key] for key in kbn.DEFAULTS}
-    start = time.perf_counter()
+    key = {"config": config, "seed": seed, "dataset": about["dataset"], "code": about["code"]}
+    checkpoint, start = checkpoint_of(path), time.perf_counter()
     with threadpool_limits(1):
+        dims = [len(train_[0]), *config["hidden"], about["dataset"]["classes"]]
         params = kbn.init_params(dims, rng, config["batch_norm"], config["sigma"])
+        state = read_checkpoint(checkpoint, key)
+        earlier = state.pop("duration_s") if state else 0.0
+
+        def keep(state):
+            if path.parent.is_dir():
+                write_checkpoint(checkpoint, key, state, earlier + time.perf_counter() - start)
+
         try:
-            params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng)
+            params, stats, history = kbn.minibatch_gd(train_, val, params, hp, rng, keep, state)
         except FloatingPointError as error:
             raise FloatingPointError(f"{path.stem}: {error}") from None
         result = {"config": config, "seed": seed, **about, "val_accuracy": history["epoch"]["val_accuracy"][-1]}
         if test:
-            result["test_accuracy"] = kbn.accuracy(*data["test"], params, stats, hp["eps"], hp["bn"])
+            result["test_accuracy"] = kbn.accuracy(*test_, params, stats, hp["eps"], hp["bn"])
     history = {"update": thin(history["update"]), "epoch": history["epoch"]}
     history = {part: {name: [float(f"{x:.6g}") for x in column] for name, column in columns.items()}
                for part, columns in history.items()}
-    result |= {"duration_s": round(time.perf_counter() - start, 2), "history": history}
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
-    tables.write(path, "{" + ",\n ".join(lines) + "}\n")
-    return path, result
+    result |= {"duration_s": round(earlier + time.perf_counter() - start, 2), "history": history}
+    model = io.BytesIO()
+    kbn.save(model, params, stats, hp, **data["input"])
+    return path, result, model.getvalue()
 
 
 def thin(columns):
@@ -188,6 +240,42 @@ def thin(columns):
     columns = {"t": list(range(len(columns["eta"]))), **columns}
     every = max(1, len(columns["t"]) // POINTS)
     return {name: [np.mean(column[i:i + every]) for i in range(0, len(column), every)] for name, column in columns.items()}
+
+
+def checkpoint_of(path):
+    """Where the run that will write its result to path keeps its checkpoint."""
+    return path.with_suffix(".checkpoint")
+
+
+def write_checkpoint(path, key, state, duration_s):
+    """Write the state that minibatch_gd gives its callback; key says of which run, duration_s how long it took so far."""
+    words = {"key": key, "t": state["t"], "rng": state["rng"], "duration_s": duration_s}
+    bags = {**{bag: state[bag] for bag in ("params", "stats", "memory")}, **state["history"]}
+    file = io.BytesIO()
+    np.savez(file, words=np.array(json.dumps(words)), **{f"{bag}.{name}": np.array(array) for bag, arrays in bags.items()
+                                                         for name, array in arrays.items()})
+    tables.write(path, file.getvalue())
+
+
+def read_checkpoint(path, key):
+    """The state in a checkpoint of the same run, with duration_s, or None. One that is damaged or another's is named."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = json.loads(file["words"].item())
+            bags = {"params": {}, "stats": {}, "memory": {}, "update": {}, "epoch": {}}
+            for name in set(file.files) - {"words"}:
+                bag, array = name.split(".")
+                bags[bag][array] = file[name].tolist() if bag in ("update", "epoch") else file[name]
+        if state.pop("key") == key:
+            history = {"update": bags.pop("update"), "epoch": bags.pop("epoch")}
+            return state | bags | {"history": history}
+        why = "is of another config, dataset or code"
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a damaged archive can raise anything
+        why = f"is damaged ({type(error).__name__})"
+    print(f"{path} {why}; its run begins anew", file=sys.stderr)
+    return None
 
 
 def finished(path, config, seed, about, test):
@@ -204,28 +292,69 @@ def finished(path, config, seed, about, test):
         return None
 
 
+def keep(lab, path, result, model, test):
+    """Write a result, and the model where it is one of a table, and take the checkpoint away."""
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
+    if test:
+        tables.write(lab["results"] / "models" / f"{path.stem}.npz", model)
+    tables.write(path, "{" + ",\n ".join(lines) + "}\n")
+    checkpoint_of(path).unlink(missing_ok=True)
+
+
 def train(lab, runs, test=True):
     """Train runs, pairs (config, seed), as many at a time as there are jobs; what is finished already is not repeated.
 
     Returns their results in the same order. test as in run.
     """
-    opts, about = lab["opts"], provenance(lab)
+    opts, about, bar = lab["opts"], provenance(lab["raw"]), lab["bar"]
     runs = [(config | SMOKE if opts.smoke else config, seed) for config, seed in runs]
     paths = [lab["results"] / "runs" / f"{run_name(config, seed)}.json" for config, seed in runs]
     results = {path: None if opts.fresh else finished(path, config, seed, about, test)
                for path, (config, seed) in zip(paths, runs)}
     todo = {path: pair for path, pair in zip(paths, runs) if results[path] is None}
-    if len(todo) < len(results):
-        print(f"{len(results) - len(todo)} of {len(results)} runs are in the results already (--fresh trains them again)")
-    with tqdm(total=len(todo), unit="run", disable=not todo) as bar:
-        for sizes in dict.fromkeys((config["n_train"], config["n_val"]) for config, _ in todo.values()):
-            data = split(lab, *sizes)
-            tasks = [joblib.delayed(run)(config, seed, data, about, path, test)
-                     for path, (config, seed) in todo.items() if (config["n_train"], config["n_val"]) == sizes]
-            for path, result in joblib.Parallel(opts.jobs, return_as="generator_unordered")(tasks):
+    progress.found(bar, [result for result in results.values() if result])
+    if opts.fresh:
+        for path in todo:
+            checkpoint_of(path).unlink(missing_ok=True)
+    for sizes in dict.fromkeys((config["n_train"], config["n_val"]) for config, _ in todo.values()):
+        source = cluster_source(lab, *sizes, about) if opts.cluster else split(lab, *sizes)
+        tasks = [joblib.delayed(run)(config, seed, source, about, path, test)
+                 for path, (config, seed) in todo.items() if (config["n_train"], config["n_val"]) == sizes]
+        with workers(opts) as parallel:
+            for path, result, model in parallel(tasks):
+                keep(lab, path, result, model, test)
                 results[path] = result
-                bar.update()
+                progress.trained(bar, result)
     return [results[path] for path in paths]
+
+
+@contextlib.contextmanager
+def workers(opts):
+    """A joblib.Parallel that gives results as they come: from this machine's cores, or from the cluster's.
+
+    Raises ClusterError where Dask is not installed, or the cluster does not answer, or has no worker.
+    """
+    as_they_come = {"return_as": "generator_unordered", "batch_size": 1}
+    if not opts.cluster:
+        yield joblib.Parallel(opts.jobs, **as_they_come)
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ClusterError("--cluster needs Dask: pip install 'dask[distributed]'") from None
+    try:
+        client = Client(opts.cluster, timeout=CLUSTER_TIMEOUT)
+        client.wait_for_workers(1, timeout=CLUSTER_TIMEOUT)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ClusterError(f"no cluster with a worker at {opts.cluster} within {CLUSTER_TIMEOUT} s "
+                           f"({' '.join(str(error).split()) or type(error).__name__}); see the README on how to start one") from None
+    with client, joblib.parallel_config("dask", client=client, retries=3):
+        yield joblib.Parallel(-1, **as_they_come)
+
+
+def cluster_source(lab, n_train, n_val, about):
+    """The arguments with which a cluster's worker calls split_on_worker."""
+    return lab["raw"]["name"], lab["opts"].data_dir, lab["opts"].smoke, n_train, n_val, json.dumps(about)
 
 
 def train_all_seeds(lab, configs):
@@ -235,7 +364,8 @@ def train_all_seeds(lab, configs):
     return [results[i:i + n] for i in range(0, len(results), n)]
 
 
-# ------------------------------------------------------------------------------------------------------------ output
+# ----------------------------------------------------------------------------------------------------------- tables
+
 
 def summary(results, key):
     """Mean, sd (divided by n - 1; nan for a single seed) and number n of results[...][key], in percent."""
@@ -246,7 +376,7 @@ def summary(results, key):
 def row(network, setting, results, A, B):
     """A row of the tables: accuracies of the results of one config, and the figures that documents A and B report."""
     return {"network": network, "setting": setting, "validation": summary(results, "val_accuracy"),
-            "test": summary(results, "test_accuracy"), "A": A, "B": B}
+            "test": summary(results, "test_accuracy"), "A (CIFAR-10)": A, "B (CIFAR-10)": B}
 
 
 def for_people(value):
@@ -268,6 +398,7 @@ def for_programs(row):
 
 def write_table(lab, name, rows):
     """Print rows, dicts with the same keys, and write them to name.md and, in full precision, name.csv in the results."""
+    lab["bar"].close()
     table = tables.markdown([list(rows[0]), *([for_people(value) for value in row.values()] for row in rows)])
     tables.write(lab["results"] / f"{name}.md", table)
     tables.write(lab["results"] / f"{name}.csv", tables.comma_separated([for_programs(row) for row in rows]))

@@ -373,12 +373,15 @@ def load(path):
             for name in file.files:
                 bag, key = name.split(".", 1)
                 bags[bag][key] = file[name].item() if bag == "hp" else file[name]
-        check_params(bags["params"], bags["stats"])
-        bags["hp"] = check_hp(bags["hp"])
     except OSError:
         raise
     except Exception as error:  # a damaged archive can raise anything
-        raise ValueError(f"{path} is not a network that kbn.save wrote ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{path} is not a network that kbn.save wrote ({type(error).__name__})") from None
+    try:
+        check_params(bags["params"], bags["stats"])
+        bags["hp"] = check_hp(bags["hp"])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a network that kbn.save wrote: {error}") from None
     return tuple(bags.values())
 
 
@@ -405,19 +408,21 @@ def check_hp(hp):
 
 def check_params(params, stats):
     """Raises ValueError (KeyError for a missing array) unless params and stats are those of one network."""
-    k, batch_norm = n_layers(params), "gamma1" in params
-    shapes = {}
+    k, shapes = n_layers(params), {}
     for l in range(1, k + 1):
         m = len(params[f"W{l}"])
-        shapes |= {f"W{l}": (m, params["W1"].shape[1] if l == 1 else len(params[f"W{l - 1}"])), f"b{l}": (m, 1)}
-        if batch_norm and l < k:
+        shapes |= {f"W{l}": (m, len(params[f"W{l - 1}"]) if l > 1 else params["W1"].shape[1]), f"b{l}": (m, 1)}
+        if "gamma1" in params and l < k:
             shapes |= {f"{name}{l}": (m, 1) for name in ("gamma", "beta", "mu", "v")}
     arrays = params | stats
     if arrays.keys() != shapes.keys():
         raise ValueError(f"it holds {', '.join(arrays)} where {', '.join(shapes)} belong")
     for key, shape in shapes.items():
-        if arrays[key].shape != shape or arrays[key].dtype.kind != "f" or not np.isfinite(arrays[key]).all():
-            raise ValueError(f"{key} must be {shape} finite floats, not {arrays[key].shape} {arrays[key].dtype}")
+        array = arrays[key]
+        if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(f"{key} must be {shape} finite floats, not {array.shape} {array.dtype}")
+        if key.startswith("v") and array.min() < 0:
+            raise ValueError(f"{key} has a negative variance, {array.min()}")
 
 
 def check_data(X, y, params, what):

@@ -37,7 +37,6 @@ def search(lab):
             lams = (10 ** rng.uniform(*LOG_RANGE, COARSE) if stage == "coarse" else
                     rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["lambda"])
             draws += [(seed, float(lam)) for lam in lams]
-        print(f"search for lambda, {stage}: {len(draws)} runs")
         runs = [(experiment.config(**SEARCHED, lam=lam), seed) for seed, lam in draws]
         trials += [{"seed": seed, "stage": stage, "lambda": lam, "val_accuracy": result["val_accuracy"]}
                    for (seed, lam), result in zip(draws, experiment.train(lab, runs, test=False))]
@@ -50,18 +49,17 @@ def best(trials, seed):
 
 
 def main():
-    lab = experiment.open_lab(experiment.options(__doc__))
+    lab = experiment.open_lab(experiment.options(__doc__), len(ROWS) + COARSE + 2 * FINE + 1)
     results = experiment.train_all_seeds(lab, [experiment.config(**config) for _, _, config, _, _ in ROWS])
     trials = search(lab)
     winners = [best(trials, seed) for seed in range(lab["opts"].seeds)]
-    print("3 cycles with the best lambda of each seed")
     longer = experiment.train(lab, [(experiment.config(**SEARCHED, lam=winner["lambda"], n_cycles=3), winner["seed"])
                                     for winner in winners])
 
     table = [experiment.row(network, setting, nets, A, B) for (network, setting, _, A, B), nets in zip(ROWS, results)]
     lams = ", ".join(f"{winner['lambda']:.2e}" for winner in winners)
     table += [{"network": "3-layer BN", "setting": f"best lambda of 20: {lams}",
-               "validation": experiment.summary(winners, "val_accuracy"), "test": "", "A": "", "B": "val. 53.40 at 7.86e-03"},
+               "validation": experiment.summary(winners, "val_accuracy"), "test": "", "A (CIFAR-10)": "", "B (CIFAR-10)": "val. 53.40 at 7.86e-03"},
               experiment.row("3-layer BN", "best lambda, 3 cycles", longer, "", "53.92")]
     experiment.write_table(lab, "ex3_search", trials)
     experiment.write_table(lab, "ex3", table)

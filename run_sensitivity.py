@@ -29,7 +29,7 @@ REPORTED = {
 
 
 def main():
-    lab = experiment.open_lab(experiment.options(__doc__))
+    lab = experiment.open_lab(experiment.options(__doc__), len(NETS) * len(BN) * len(SIGMAS))
     cells = [(network, bn, sigma) for network in NETS for bn in BN for sigma in SIGMAS]
     results = dict(zip(cells, experiment.train_all_seeds(lab, [
         experiment.config(hidden=NETS[network], sigma=sigma, **BN[bn]) for network, bn, sigma in cells])))

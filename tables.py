@@ -2,17 +2,26 @@
 import csv
 import io
 import os
+import platform
+import time
 
 
 def write(path, content):
     """Write content, text or bytes, to path whole or not at all. Raises OSError."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.scratch")
     try:
         scratch.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(scratch, path)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def clear_scratch(folder, age=600):
+    """Remove what a process that was killed in write left in folder more than age seconds ago."""
+    for scratch in folder.glob(".*.scratch"):
+        if time.time() - scratch.stat().st_mtime > age:
+            scratch.unlink(missing_ok=True)
 
 
 def markdown(cells):

@@ -743,6 +743,7 @@ def test_what_is_no_saved_network_is_refused(tmp_path):
         (params | {"W2": params["W2"].T}, stats, {}),
         (params | {"W9": params["W2"]}, stats, {}),
         (params, {}, {}),
+        (params, stats | {"v1": -stats["v1"]}, {}),
         (params | {"W1": params["W1"] * np.nan}, stats, {}),
         (params | {"W1": params["W1"].astype(int)}, stats, {}),
         (params, stats, {"lamda": 1.0}),

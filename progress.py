@@ -1,0 +1,65 @@
+"""How far a driver is: one bar for all its runs; without a terminal a whole line now and then.
+
+The bar is a tqdm bar; its unit is a run, its end the best validation accuracy so far.
+"""
+import sys
+import threading
+
+from tqdm import tqdm
+
+SECONDS = 30  # between two lines, where there is no terminal
+
+
+class Lines:
+    """A stream for tqdm that writes whole lines to stderr: no carriage return, no blank line, no line twice."""
+
+    last = ""
+
+    def write(self, text):
+        line = text.strip()
+        if line and line != self.last:
+            self.last = line
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self):
+        sys.stderr.flush()
+
+
+def bar(total, quiet):
+    """The bar for a job of so many runs; shown on stderr unless quiet."""
+    if quiet or sys.stderr.isatty():
+        runs = tqdm(total=total, unit="run", disable=quiet, dynamic_ncols=True, delay=1)
+        threading.Thread(target=keep_moving, args=(runs,), daemon=True).start()
+        return runs
+    return tqdm(total=total, file=Lines(), mininterval=SECONDS, maxinterval=SECONDS, miniters=1, delay=1,
+                bar_format="{n_fmt} of {total_fmt} runs in {elapsed}, {remaining} left{postfix}")
+
+
+def keep_moving(runs):
+    """Let the bar's clock tick while the runs in hand take their time."""
+    ticks = threading.Event()
+    while not ticks.wait(1) and not runs.disable and runs.n < runs.total:
+        runs.refresh()
+
+
+def found(runs, results):
+    """Take results that were there already out of the bar's account, and say so."""
+    if results:
+        runs.total -= len(results)
+        runs.leave = runs.total > 0
+        runs.clear()
+        if not runs.disable:
+            print(f"{len(results)} runs are in the results already (--fresh trains them again)", flush=True)
+        best(runs, results)
+
+
+def trained(runs, result):
+    """Count one run more."""
+    best(runs, [result])
+    runs.update()
+
+
+def best(runs, results):
+    """Show the best validation accuracy so far."""
+    runs.best = max([getattr(runs, "best", 0.0), *(result["val_accuracy"] for result in results)])
+    runs.set_postfix_str(f"best validation {100 * runs.best:.2f} %", refresh=False)
