@@ -17,8 +17,11 @@ import io
 import json
 import os
 import platform
+import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -86,6 +89,7 @@ def options(doc, argv=None):
 def guarded(main):
     """Run a driver's main() for the command line: what a user can mend is one line on stderr and exit status 1."""
     name = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except (datasets.DataError, ClusterError, FloatingPointError) as error:
@@ -165,12 +169,24 @@ def split(lab, n_train, n_val):
         lab["split"] = (None, None)
         data = arrays_of(lab["raw"], n_train, n_val)
         if lab["opts"].jobs > 1:
-            lab["scratch"] = tempfile.TemporaryDirectory(prefix="kbn-")
+            clear_splits()
+            lab["scratch"] = tempfile.TemporaryDirectory(prefix=f"kbn-{platform.node()}-{os.getpid()}-")
             path = Path(lab["scratch"].name, "split")
             joblib.dump(data, path)
             data = joblib.load(path, mmap_mode="r")
         lab["split"] = ((n_train, n_val), data)
     return lab["split"][1]
+
+
+def clear_splits():
+    """Remove the temporary files of split that drivers of this machine left behind when they were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"kbn-{platform.node()}-*-*"):
+        try:
+            os.kill(int(folder.name.split("-")[-2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):
+            pass  # another's
 
 
 @functools.lru_cache(maxsize=1)
@@ -249,11 +265,11 @@ def checkpoint_of(path):
 
 def write_checkpoint(path, key, state, duration_s):
     """Write the state that minibatch_gd gives its callback; key says of which run, duration_s how long it took so far."""
-    words = {"key": key, "t": state["t"], "rng": state["rng"], "duration_s": duration_s}
     bags = {**{bag: state[bag] for bag in ("params", "stats", "memory")}, **state["history"]}
+    arrays = {f"{bag}.{name}": np.array(array) for bag, arrays in bags.items() for name, array in arrays.items()}
+    words = {"key": key, "t": state["t"], "rng": state["rng"], "duration_s": duration_s, "arrays": list(arrays)}
     file = io.BytesIO()
-    np.savez(file, words=np.array(json.dumps(words)), **{f"{bag}.{name}": np.array(array) for bag, arrays in bags.items()
-                                                         for name, array in arrays.items()})
+    np.savez(file, words=np.array(json.dumps(words)), **arrays)
     tables.write(path, file.getvalue())
 
 
@@ -263,7 +279,7 @@ def read_checkpoint(path, key):
         with np.load(path, allow_pickle=False) as file:
             state = json.loads(file["words"].item())
             bags = {"params": {}, "stats": {}, "memory": {}, "update": {}, "epoch": {}}
-            for name in set(file.files) - {"words"}:
+            for name in state.pop("arrays"):
                 bag, array = name.split(".")
                 bags[bag][array] = file[name].tolist() if bag in ("update", "epoch") else file[name]
         if state.pop("key") == key:
@@ -282,13 +298,13 @@ def finished(path, config, seed, about, test):
     """The result in path, or None where there is none of this config, seed, data and code. A damaged file is named."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        same = (result["config"], result["seed"], result["dataset"], result["code"]) == (
-            config, seed, about["dataset"], about["code"])
+        *key, _, _ = (result[name] for name in ("config", "seed", "dataset", "code", "val_accuracy", "history"))
+        same = key == [config, seed, about["dataset"], about["code"]]
         return result if same and (not test or "test_accuracy" in result) else None
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        print(f"{path} is damaged; its run is trained again", file=sys.stderr)
+        print(f"{path} is damaged or incomplete; its run is trained again", file=sys.stderr)
         return None
 
 
@@ -336,6 +352,8 @@ def workers(opts):
     """
     as_they_come = {"return_as": "generator_unordered", "batch_size": 1}
     if not opts.cluster:
+        if opts.jobs > 1:
+            as_they_come |= {"initializer": end_with, "initargs": (os.getpid(),)}
         yield joblib.Parallel(opts.jobs, **as_they_come)
         return
     try:
@@ -349,7 +367,18 @@ def workers(opts):
         raise ClusterError(f"no cluster with a worker at {opts.cluster} within {CLUSTER_TIMEOUT} s "
                            f"({' '.join(str(error).split()) or type(error).__name__}); see the README on how to start one") from None
     with client, joblib.parallel_config("dask", client=client, retries=3):
+        backend, _ = joblib.parallel.get_active_backend()
+        backend.effective_n_jobs = lambda _: 1 + sum(client.ncores().values())  # where it is 1 joblib would train here
         yield joblib.Parallel(-1, **as_they_come)
+
+
+def end_with(driver):
+    """Let this worker process end when the driver, its parent, is gone, however that came; joblib would leave it waiting."""
+    def watch():
+        while os.getppid() == driver:
+            time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def cluster_source(lab, n_train, n_val, about):

@@ -1,4 +1,5 @@
 """What every script writes its results with: whole files, Markdown tables, CSV."""
+import contextlib
 import csv
 import io
 import os
@@ -20,8 +21,9 @@ def write(path, content):
 def clear_scratch(folder, age=600):
     """Remove what a process that was killed in write left in folder more than age seconds ago."""
     for scratch in folder.glob(".*.scratch"):
-        if time.time() - scratch.stat().st_mtime > age:
-            scratch.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another driver may have just made it whole
+            if time.time() - scratch.stat().st_mtime > age:
+                scratch.unlink()
 
 
 def markdown(cells):
