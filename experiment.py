@@ -83,7 +83,10 @@ def options(doc, argv=None):
     parser.add_argument("--quiet", action="store_true", help="print the tables and errors only")
     parser.add_argument("--out", metavar="DIR", default=HOME, type=Path,
                         help="where results/ and figures/ are written (default: beside the scripts)")
-    return parser.parse_args(argv)
+    opts = parser.parse_args(argv)
+    if opts.cluster == "":
+        parser.error("argument --cluster: an address must be given, such as tcp://host:8786")
+    return opts
 
 
 def guarded(main):

@@ -11,13 +11,13 @@ SECONDS = 30  # between two lines, where there is no terminal
 
 
 class Lines:
-    """A stream for tqdm that writes whole lines to stderr: no carriage return, no blank line, no line twice."""
+    """A stream for tqdm that writes whole lines to stderr: no carriage return, no line twice, none before the first run."""
 
     last = ""
 
     def write(self, text):
         line = text.strip()
-        if line and line != self.last:
+        if line and line != self.last and not line.startswith("0 of"):
             self.last = line
             print(line, file=sys.stderr, flush=True)
 
@@ -31,7 +31,7 @@ def bar(total, quiet):
         runs = tqdm(total=total, unit="run", disable=quiet, dynamic_ncols=True, delay=1)
         threading.Thread(target=keep_moving, args=(runs,), daemon=True).start()
         return runs
-    return tqdm(total=total, file=Lines(), mininterval=SECONDS, maxinterval=SECONDS, miniters=1, delay=1,
+    return tqdm(total=total, file=Lines(), mininterval=SECONDS, maxinterval=SECONDS, miniters=1,
                 bar_format="{n_fmt} of {total_fmt} runs in {elapsed}, {remaining} left{postfix}")
 
 
@@ -49,7 +49,8 @@ def found(runs, results):
         runs.leave = runs.total > 0
         runs.clear()
         if not runs.disable:
-            print(f"{len(results)} runs are in the results already (--fresh trains them again)", flush=True)
+            runs_are = "1 run is" if len(results) == 1 else f"{len(results)} runs are"
+            print(f"{runs_are} in the results already (--fresh trains again)", flush=True)
         best(runs, results)
 
 

@@ -1,0 +1,48 @@
+"""What several of the tests use: the drivers as a person calls them, and a small set of data."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import experiment
+
+HOME = Path(experiment.__file__).parent
+SMALL = ["--smoke", "--dataset", "shapes"]
+
+
+def command(driver, *options):
+    """How a driver, a script's name below the project, is called."""
+    return [sys.executable, str(HOME / f"{driver}.py"), *map(str, options)]
+
+
+def environment(**more):
+    """This process's environment for a driver: the project's modules, one BLAS thread, nobody's data."""
+    return {**{key: value for key, value in os.environ.items() if key != "KBN_DATA_DIR"},
+            "PYTHONPATH": str(HOME), "OPENBLAS_NUM_THREADS": "1", **more}
+
+
+def call(driver, *options, cwd, env=(), **popen):
+    """Run a driver in a folder that is not the project's. Returns the finished process, its output as text."""
+    return subprocess.run(command(driver, *options), cwd=cwd, env=environment(**dict(env)), capture_output=True, text=True,
+                          timeout=200, **popen)
+
+
+def results_of(folder):
+    """The result files below a folder, by name, less what may differ from run to run."""
+    results = {path.name: json.loads(path.read_text()) for path in folder.rglob("runs/*.json")}
+    for result in results.values():
+        result.pop("duration_s")
+    return results
+
+
+@pytest.fixture
+def toy():
+    """A small learnable set: three classes, five dimensions."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 400)
+    X = (rng.standard_normal((3, 5))[y] + rng.standard_normal((400, 5))).T
+    return {"train": (X[:, :300], y[:300]), "val": (X[:, 300:350], y[300:350]), "test": (X[:, 350:], y[350:]), "input": {}}

@@ -1,0 +1,117 @@
+"""--cluster, against a real Dask scheduler and its workers, on this machine's loopback."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import HOME, SMALL, call, command, environment, results_of
+
+pytest.importorskip("distributed", reason="the tests of --cluster need Dask: pip install 'dask[distributed]'")
+LOCAL = ["--host", "127.0.0.1", "--no-dashboard"]
+
+
+def start(role, folder, *options, **env):
+    """Start a Dask scheduler or worker. Their common file in folder says where they are to be found."""
+    return subprocess.Popen([sys.executable, "-m", f"distributed.cli.dask_{role}", *LOCAL, *options, "--scheduler-file",
+                             str(folder / "scheduler.json")], cwd=folder, env=environment(**env), start_new_session=True,
+                            stdout=subprocess.DEVNULL, stderr=(folder / f"{role}.log").open("ab"))
+
+
+def start_worker(folder, **env):
+    return start("worker", folder, "--no-nanny", "--nthreads", "1", "--local-directory", str(folder), **env)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A scheduler without workers: its address, its folder, and the list of processes that die with the test."""
+    folder = tmp_path / "dask"
+    folder.mkdir()
+    processes = [start("scheduler", folder, "--port", "0")]
+    deadline = time.monotonic() + 30
+    while not (folder / "scheduler.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    yield json.loads((folder / "scheduler.json").read_text())["address"], folder, processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def one_line(job, status=1):
+    """The last line of a driver that failed as it should: nothing trained, no traceback."""
+    assert job.returncode == status and "Traceback" not in job.stderr, job.stderr
+    assert "accuracy in %" not in job.stdout
+    return job.stderr.splitlines()[-1]
+
+
+def test_a_cluster_gives_the_same_to_the_bit(cluster, tmp_path):
+    address, folder, processes = cluster
+    processes += [start_worker(folder), start_worker(folder)]
+    local = call("tests/small", *SMALL, "--seeds", 2, "--jobs", 2, "--out", tmp_path / "local", cwd=tmp_path)
+    far = call("tests/small", *SMALL, "--seeds", 2, "--cluster", address, "--out", tmp_path / "out", cwd=tmp_path)
+    assert local.returncode == far.returncode == 0, far.stderr
+    assert len(results_of(tmp_path / "local")) == 6 and results_of(tmp_path / "out") == results_of(tmp_path / "local")
+    assert f"cluster {address}" in far.stdout
+
+
+def test_a_killed_worker_costs_no_result(cluster, tmp_path):
+    address, folder, processes = cluster
+    processes += [start_worker(folder), start_worker(folder)]
+    local, out = tmp_path / "local", tmp_path / "out"
+    assert call("tests/small", *SMALL, "--seeds", 3, "--out", local, cwd=tmp_path).returncode == 0
+    job = subprocess.Popen(command("tests/small", *SMALL, "--seeds", 3, "--cluster", address, "--out", out), cwd=tmp_path,
+                           env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while len(list(out.rglob("runs/*.checkpoint"))) < 2:
+        assert job.poll() is None
+        time.sleep(0.05)
+    os.kill(processes[-1].pid, signal.SIGKILL)
+    _, stderr = job.communicate(timeout=100)
+    assert job.returncode == 0 and "Traceback" not in stderr, stderr
+    assert len(results_of(out)) == 9 and results_of(out) == results_of(local)
+
+
+def test_nobody_at_the_address(tmp_path):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+        job = call("tests/small", *SMALL, "--cluster", address, "--out", tmp_path, cwd=tmp_path)
+    assert address in one_line(job) and "no cluster with a worker" in job.stderr
+
+
+def test_a_scheduler_without_workers(cluster, tmp_path):
+    job = call("tests/small", *SMALL, "--cluster", cluster[0], "--out", tmp_path / "out", cwd=tmp_path)
+    assert cluster[0] in one_line(job) and "no cluster with a worker" in job.stderr
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:1", "tcp://127.0.0.1:notaport"])
+def test_what_is_no_address(address, tmp_path):
+    job = call("tests/small", *SMALL, "--cluster", address, "--out", tmp_path, cwd=tmp_path)
+    assert address in one_line(job)
+
+
+def test_an_empty_address(tmp_path):
+    assert "--cluster" in one_line(call("tests/small", *SMALL, "--cluster", "", "--out", tmp_path, cwd=tmp_path), status=2)
+
+
+def test_a_worker_with_other_code_is_refused(cluster, tmp_path):
+    address, folder, processes = cluster
+    other = tmp_path / "other"
+    other.mkdir()
+    for module in HOME.glob("*.py"):
+        (other / module.name).write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
+    with open(other / "kbn.py", "a", encoding="utf-8") as kbn:
+        kbn.write("CHANGED = True\n")
+    processes.append(start_worker(folder, PYTHONPATH=str(other)))
+    job = call("tests/small", *SMALL, "--cluster", address, "--out", tmp_path / "out", cwd=tmp_path)
+    assert "another code" in one_line(job) and not results_of(tmp_path / "out")
+
+
+def test_without_dask_the_message_says_how_to_get_it(tmp_path):
+    (tmp_path / "distributed.py").write_text("raise ImportError")
+    job = call("tests/small", *SMALL, "--cluster", "tcp://127.0.0.1:1", "--out", tmp_path, cwd=tmp_path,
+               env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{HOME}"})
+    assert "pip install 'dask[distributed]'" in one_line(job)
