@@ -15,6 +15,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import os
 import platform
 import shutil
@@ -351,7 +352,8 @@ def train(lab, runs, test=True):
 def workers(opts):
     """A joblib.Parallel that gives results as they come: from this machine's cores, or from the cluster's.
 
-    Raises ClusterError where Dask is not installed, or the cluster does not answer, or has no worker.
+    Raises ClusterError where Dask is not installed, the cluster does not answer, has no worker or one without this
+    project, or is lost.
     """
     as_they_come = {"return_as": "generator_unordered", "batch_size": 1}
     if not opts.cluster:
@@ -360,19 +362,26 @@ def workers(opts):
         yield joblib.Parallel(opts.jobs, **as_they_come)
         return
     try:
-        from distributed import Client
+        from distributed import CancelledError, Client, KilledWorker
     except ImportError:
         raise ClusterError("--cluster needs Dask: pip install 'dask[distributed]'") from None
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters comes as an exception
     try:
         client = Client(opts.cluster, timeout=CLUSTER_TIMEOUT)
         client.wait_for_workers(1, timeout=CLUSTER_TIMEOUT)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise ClusterError(f"no cluster with a worker at {opts.cluster} within {CLUSTER_TIMEOUT} s "
+        client.run(exec, "import experiment")  # a worker without this project would never answer
+    except (OSError, ValueError, TimeoutError, ImportError) as error:
+        raise ClusterError(f"no cluster with a worker for this at {opts.cluster} "
                            f"({' '.join(str(error).split()) or type(error).__name__}); see the README on how to start one") from None
-    with client, joblib.parallel_config("dask", client=client, retries=3):
-        backend, _ = joblib.parallel.get_active_backend()
-        backend.effective_n_jobs = lambda _: 1 + sum(client.ncores().values())  # where it is 1 joblib would train here
-        yield joblib.Parallel(-1, **as_they_come)
+    try:
+        with client, joblib.parallel_config("dask", client=client, retries=3):
+            backend, _ = joblib.parallel.get_active_backend()
+            backend.effective_n_jobs = lambda _: 1 + sum(client.ncores().values())  # where it is 1 joblib would train here
+            yield joblib.Parallel(-1, **as_they_come)
+    except (CancelledError, KilledWorker) as error:
+        raise ClusterError(f"the cluster at {opts.cluster} was lost ({' '.join(str(error).split())}); "
+                           "the finished runs are kept") from None
 
 
 def end_with(driver):

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 
+import joblib
 import pytest
 
+import experiment
 from conftest import HOME, SMALL, call, command, environment, results_of
 
 pytest.importorskip("distributed", reason="the tests of --cluster need Dask: pip install 'dask[distributed]'")
@@ -72,6 +74,36 @@ def test_a_killed_worker_costs_no_result(cluster, tmp_path):
     _, stderr = job.communicate(timeout=100)
     assert job.returncode == 0 and "Traceback" not in stderr, stderr
     assert len(results_of(out)) == 9 and results_of(out) == results_of(local)
+
+
+def test_a_cluster_of_one_core_trains_there_and_not_here(cluster, tmp_path):
+    address, folder, processes = cluster
+    processes.append(start_worker(folder))
+    with experiment.workers(experiment.options("", ["--cluster", address])) as parallel:
+        assert set(parallel([joblib.delayed(os.getpid)() for _ in range(3)])) == {processes[-1].pid}
+
+
+def test_a_cluster_that_is_lost_is_said_in_one_line(cluster, tmp_path):
+    address, folder, processes = cluster
+    processes.append(start_worker(folder))
+    out = tmp_path / "out"
+    job = subprocess.Popen(command("tests/small", *SMALL, "--quiet", "--cluster", address, "--out", out), cwd=tmp_path,
+                           env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list(out.rglob("runs/*.checkpoint")):
+        assert job.poll() is None
+        time.sleep(0.05)
+    processes[0].kill()
+    stdout, stderr = job.communicate(timeout=60)
+    assert job.returncode == 1 and stdout == ""
+    line, = stderr.splitlines()
+    assert address in line and "the finished runs are kept" in line
+
+
+def test_a_worker_without_the_project_is_said_in_one_line(cluster, tmp_path):
+    address, folder, processes = cluster
+    processes.append(start_worker(folder, PYTHONPATH=""))
+    job = call("tests/small", *SMALL, "--cluster", address, "--out", tmp_path / "out", cwd=tmp_path)
+    assert "No module named 'experiment'" in one_line(job)
 
 
 def test_nobody_at_the_address(tmp_path):
