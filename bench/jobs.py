@@ -7,7 +7,7 @@ folder, else on the built-in shapes, which are of the same size.
 
 speed-up   wall time of the same runs with --jobs 1 over that with --jobs 2, from the first run's start to the last
            result on disk, the start of the workers included, the loading of the data not; the two take turns, and the
-           ratio is that of the medians. The search is shortened: 8 lambdas, n_s 1000
+           ratio is that of the medians. The search is shortened: 8 lambdas, n_s 750
 memory     peak of the proportional set size (PSS, /proc/PID/smaps_rollup) of the driver and its workers together, with
            --jobs 2 over that with --jobs 1, from the loading of the data on; a page that several processes share counts
            once. Sampled in calls of its own, not to disturb the clock. Linux only
@@ -33,7 +33,7 @@ import numpy as np
 import experiment
 import tables
 
-SEARCHED = {"hidden": [50, 50], "batch_norm": True, "n_s": 1000}
+SEARCHED = {"hidden": [50, 50], "batch_norm": True, "n_s": 750}
 SHORT = SEARCHED | {"n_s": 200}  # for the memory, which does not grow with the updates
 LAMS = 8
 AIMS = {"speed-up": 1.8, "memory": 1.3}
@@ -51,14 +51,16 @@ def search(jobs, source, config):
 
 
 def in_a_process(*args, watch=lambda: None):
-    """search in a fresh process, while watch is called now and then."""
+    """search in a fresh process, while watch is called now and then. Raises CalledProcessError."""
     code = "import json, sys, jobs; print(json.dumps(jobs.search(*json.loads(sys.argv[1]))))"
-    with subprocess.Popen([sys.executable, "-c", code, json.dumps(args)], cwd=HOME / "bench", stdout=subprocess.PIPE,
-                          text=True) as child:
-        while child.poll() is None:
-            watch()
-            time.sleep(0.1)
-        return json.loads(child.stdout.read())
+    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(args)], text=True, stdout=subprocess.PIPE,
+                               env={**os.environ, "PYTHONPATH": str(HOME / "bench")})
+    while process.poll() is None:
+        watch()
+        time.sleep(0.1)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, "search")
+    return json.loads(process.stdout.read())
 
 
 def descendants(pid):
@@ -88,7 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", metavar="DIR", default=os.environ.get("KBN_DATA_DIR"),
                         help="folder with CIFAR-10 (default: $KBN_DATA_DIR)")
-    parser.add_argument("--rounds", type=experiment.at_least_one, default=2, metavar="N",
+    parser.add_argument("--rounds", type=experiment.at_least_one, default=3, metavar="N",
                         help="how often the two take turns (default %(default)s)")
     parser.add_argument("--out", type=Path, default=HOME / "results" / "bench_jobs.json", metavar="FILE",
                         help="default: %(default)s")
