@@ -28,9 +28,13 @@ DEFAULTS = {
     "bn": "before",    # BN stands before or after the ReLU (where params hold gamma at all)
     "momentum": 0.0,   # 0 is plain gradient descent
     "keep": 1.0,       # dropout keeps a hidden unit with this probability
+    "schedule": "cyclical",  # of the learning rate; "step" starts at eta_max instead (C, D),
+    "decay": 0.8,      # multiplies it by this after every epoch
+    "n_epochs": 10,    # and ends after so many
 }
 RANGES = {"n_batch": (1, np.inf), "n_s": (1, np.inf), "n_cycles": (1, np.inf), "alpha": (0, 1), "momentum": (0, 1),
-          "keep": (1e-3, 1)}  # the others: 0 and above
+          "keep": (1e-3, 1), "decay": (0, 1), "n_epochs": (1, np.inf)}  # the others: 0 and above
+CHOICES = {"bn": ("before", "after"), "schedule": ("cyclical", "step")}
 
 
 # ---------------------------------------------------------------------------------------------------- the network
@@ -45,17 +49,23 @@ def init_params(dims, rng, batch_norm=False, sigma=None, dtype=np.float32):
     """
     if len(dims) < 2 or not all(isinstance(m, (int, np.integer)) and m > 0 for m in dims):
         raise ValueError(f"dims must be at least [d, K], all positive integers, not {list(dims)}")
-    if not (sigma in (None, "xavier") or isinstance(sigma, (int, float, np.number)) and 0 <= sigma < np.inf):
-        raise ValueError(f"sigma must be a number >= 0, 'xavier' or None (He), not {sigma!r}")
     params = {}
     for l, (m_in, m) in enumerate(zip(dims[:-1], dims[1:]), start=1):
-        scale = {None: (2 / m_in) ** 0.5, "xavier": (1 / m_in) ** 0.5}.get(sigma, sigma)
-        params[f"W{l}"] = float(scale) * rng.standard_normal((m, m_in), dtype=dtype)
+        params[f"W{l}"] = draw_weights((m, m_in), rng, sigma, dtype)
         params[f"b{l}"] = np.zeros((m, 1), dtype)
         if batch_norm and l < len(dims) - 1:
             params[f"gamma{l}"] = np.ones((m, 1), dtype)
             params[f"beta{l}"] = np.zeros((m, 1), dtype)
     return params
+
+
+def draw_weights(shape, rng, sigma=None, dtype=np.float32):
+    """Normal numbers in an array of a shape (m, ...), where the others multiply to m_{l-1}; sigma as in init_params."""
+    if not (sigma in (None, "xavier") or isinstance(sigma, (int, float, np.number)) and 0 <= sigma < np.inf):
+        raise ValueError(f"sigma must be a number >= 0, 'xavier' or None (He), not {sigma!r}")
+    m_in = int(np.prod(shape[1:]))
+    scale = {None: (2 / m_in) ** 0.5, "xavier": (1 / m_in) ** 0.5}.get(sigma, sigma)
+    return float(scale) * rng.standard_normal(shape, dtype=dtype)
 
 
 def n_layers(params):
@@ -64,6 +74,11 @@ def n_layers(params):
     while f"W{k + 1}" in params:
         k += 1
     return k
+
+
+def normalised(params):
+    """The layers l that have BN, in order."""
+    return sorted(int(key.removeprefix("gamma")) for key in params if key.startswith("gamma"))
 
 
 def ones_n(A):
@@ -188,6 +203,17 @@ def batch_norm_backpass(G, S, mu, v, eps=EPS):
     return G1 - G1 @ average - D * c                                # (37)
 
 
+def dropout_masks(params, n, keep, rng):
+    """Draw mask1..mask{k-1} (m_l, n), a draw_mask for each hidden layer."""
+    hidden = {l: params[f"b{l}"] for l in range(1, n_layers(params))}
+    return {f"mask{l}": draw_mask((len(b), n), keep, rng, b.dtype) for l, b in hidden.items()}
+
+
+def draw_mask(shape, keep, rng, dtype):
+    """1 / keep with probability keep, else 0, so that the expectation stays 1."""
+    return (rng.random(shape) < keep).astype(dtype) / float(keep)
+
+
 # ------------------------------------------------------------------------------------------------- cost and accuracy
 
 def one_hot(y, K, dtype=np.float32):
@@ -200,39 +226,50 @@ def cross_entropy(Y, logP):
     return -(Y * logP).sum() / Y.shape[1]
 
 
+# What evaluation and training need of a network. nets.build makes the same of a list of layers.
+MLP = {
+    "forward": forward,
+    "backward": backward,
+    "dropout_masks": dropout_masks,
+    "loss": lambda Y, cache: cross_entropy(Y, cache["logP"]),
+    "d": lambda params: params["W1"].shape[1],
+    "chunk": 1000,  # columns that are best predicted together
+}
+
+
 def penalty(params, lam):
     """lam times the sum of ||W_l||^2, the second term of A (20)."""
     weights = (params[f"W{l}"].ravel() for l in range(1, n_layers(params) + 1))
     return lam * sum(w @ w for w in weights)
 
 
-def compute_cost(X, Y, params, lam, stats=None, eps=EPS, bn="before", masks=None):
+def compute_cost(X, Y, params, lam, stats=None, eps=EPS, bn="before", masks=None, net=MLP):
     """Cost J (20) and loss (its first term) on X (d, n), Y (K, n); the other arguments as in forward.
 
     Where stats is None, BN uses the means and variances of X itself, as a check of the gradient must.
     """
-    _, cache = forward(X, params, stats, eps, bn, masks)
-    loss = cross_entropy(Y, cache["logP"])
+    _, cache = net["forward"](X, params, stats, eps, bn, masks)
+    loss = net["loss"](Y, cache)
     return loss + penalty(params, lam), loss
 
 
-def accuracy(X, y, params, stats, eps=EPS, bn="before"):
+def accuracy(X, y, params, stats, eps=EPS, bn="before", net=MLP):
     """The share of the columns of X (d, n) whose most probable class is y (n,). stats is {} for a net without BN."""
-    return evaluate(X, y, params, stats, eps=eps, bn=bn)["accuracy"]
+    return evaluate(X, y, params, stats, eps=eps, bn=bn, net=net)["accuracy"]
 
 
-def evaluate(X, y, params, stats, lam=0.0, eps=EPS, bn="before", chunk=1000):
-    """Predict X (d, n), chunk columns at a time, and compare with y (n,). stats is {} for a net without BN.
+def evaluate(X, y, params, stats, lam=0.0, eps=EPS, bn="before", net=MLP):
+    """Predict X (d, n), some columns at a time, and compare with y (n,). stats is {} for a net without BN.
 
     Returns {"cost", "loss", "accuracy"}. Raises ValueError where BN lacks its stats.
     """
-    if stats is None or "gamma1" in params and "mu1" not in stats:
+    if stats is None or not {f"mu{l}" for l in normalised(params)} <= stats.keys():
         raise ValueError("prediction needs the moving averages that minibatch_gd returns as stats ({} without BN)")
     n, loss, correct = len(y), 0.0, 0
-    for i in range(0, n, chunk):
-        y_i = y[i:i + chunk]
-        P, cache = forward(X[:, i:i + chunk], params, stats, eps, bn)
-        loss += float(cross_entropy(one_hot(y_i, len(P), P.dtype), cache["logP"])) * len(y_i) / n
+    for i in range(0, n, net["chunk"]):
+        y_i = y[i:i + net["chunk"]]
+        P, cache = net["forward"](X[:, i:i + net["chunk"]], params, stats, eps, bn)
+        loss += float(net["loss"](one_hot(y_i, len(P), P.dtype), cache)) * len(y_i) / n
         correct += np.count_nonzero(P.argmax(axis=0) == y_i)
     return {"cost": loss + float(penalty(params, lam)), "loss": loss, "accuracy": correct / n}
 
@@ -248,10 +285,16 @@ def cyclical_eta(t, eta_min, eta_max, n_s):
     return (1 - height) * eta_min + height * eta_max
 
 
-def dropout_masks(params, n, keep, rng):
-    """Draw mask1..mask{k-1} (m_l, n): 1 / keep with probability keep, else 0, so that the expectation stays 1."""
-    hidden = {l: params[f"b{l}"] for l in range(1, n_layers(params))}
-    return {f"mask{l}": (rng.random((len(b), n)) < keep).astype(b.dtype) / float(keep) for l, b in hidden.items()}
+def step_eta(t, eta, decay, per_epoch):
+    """The learning rate of update t: eta, multiplied by decay after every epoch of per_epoch updates. C, solver."""
+    return eta * decay ** (t // per_epoch)
+
+
+def schedule(hp, per_epoch):
+    """The number of updates, and the function that gives the learning rate of each; per_epoch updates are an epoch."""
+    if hp["schedule"] == "step":
+        return hp["n_epochs"] * per_epoch, lambda t: step_eta(t, hp["eta_max"], hp["decay"], per_epoch)
+    return 2 * hp["n_s"] * hp["n_cycles"], lambda t: cyclical_eta(t, hp["eta_min"], hp["eta_max"], hp["n_s"])
 
 
 def update_params(params, grads, memory, eta, momentum=0.0):
@@ -278,31 +321,50 @@ def update_stats(stats, cache, alpha):
         average += (1 - alpha) * cache[key]
 
 
-def train_step(X, y, params, stats, memory, grads, eta, hp, rng):
+def dataset_stats(X, params, eps=EPS, bn="before", net=MLP):
+    """The means and variances over the whole of X (d, n), the training set, to predict with. E, "entire dataset".
+
+    Another choice than the moving averages for the same trained params. Layer by layer, because what a layer sees depends
+    on how those below it normalise. Returns stats; {} without BN.
+    """
+    stats = {f"{name}{l}": np.ones_like(params[f"gamma{l}"]) for l in normalised(params) for name in ("mu", "v")}
+    for l in normalised(params):
+        n = total = squares = 0
+        for i in range(0, X.shape[1], net["chunk"]):
+            _, cache = net["forward"](X[:, i:i + net["chunk"]], params, stats, eps, bn)
+            S = cache[f"S{l}"].astype(np.float64)
+            n, total, squares = n + S.shape[1], total + S @ ones_n(S), squares + S**2 @ ones_n(S)
+        stats[f"mu{l}"][:] = total / n
+        stats[f"v{l}"][:] = np.maximum(squares / n - (total / n) ** 2, 0)
+    return stats
+
+
+def train_step(X, y, params, stats, memory, grads, eta, hp, rng, net=MLP):
     """One update for the mini-batch X (d, n), y (n,): params, stats and memory move in place, grads are overwritten.
 
     Returns the loss, cost and accuracy of the mini-batch, before the update.
     """
     Y = one_hot(y, len(params[f"b{n_layers(params)}"]), X.dtype)
-    masks = dropout_masks(params, len(y), hp["keep"], rng) if hp["keep"] < 1 else None
-    P, cache = forward(X, params, None, hp["eps"], hp["bn"], masks)
-    loss = float(cross_entropy(Y, cache["logP"]))
+    masks = net["dropout_masks"](params, len(y), hp["keep"], rng) if hp["keep"] < 1 else None
+    P, cache = net["forward"](X, params, None, hp["eps"], hp["bn"], masks)
+    loss = float(net["loss"](Y, cache))
     cost = loss + float(penalty(params, hp["lam"]))
-    backward(Y, params, cache, hp["lam"], grads)
+    net["backward"](Y, params, cache, hp["lam"], grads)
     update_params(params, grads, memory, eta, hp["momentum"])
     update_stats(stats, cache, hp["alpha"])
     return {"loss": loss, "cost": cost, "accuracy": np.count_nonzero(P.argmax(axis=0) == y) / len(y)}
 
 
 @np.errstate(all="ignore")
-def minibatch_gd(train, val, params, hp, rng, callback=None, state=None):
-    """Train by mini-batch gradient descent with a cyclical learning rate, for 2 n_s n_cycles updates. A, Exercises 2, 3.
+def minibatch_gd(train, val, params, hp, rng, callback=None, state=None, net=MLP):
+    """Train by mini-batch gradient descent with a learning rate that changes. A, Exercises 2, 3; C's solver; D.
 
     train, val: pairs X (d, n), y (n,); fastest where X is in Fortran order, in the precision of params.
     params: the start, left as it is. hp: any of DEFAULTS, by name. rng: a np.random.Generator; it shuffles the n
     training examples before every epoch, and the first n // n_batch mini-batches of the new order make the epoch.
     callback(state), if given, is called after every epoch with the live t, params, stats, memory, history and rng state;
     given such a state, training goes on from there in place of the start, to the same end to the bit.
+    net: MLP, or what nets.build makes of other layers.
     Returns params, stats (the moving averages) and history, made of lists of floats:
       history["update"]  eta and the mini-batch's loss, cost and accuracy at each update
       history["epoch"]   after each epoch t (updates made), eta (the last one), train_cost, train_loss, train_accuracy,
@@ -310,12 +372,12 @@ def minibatch_gd(train, val, params, hp, rng, callback=None, state=None):
     Raises ValueError for impossible data or hyper-parameters, FloatingPointError where the loss becomes nan or inf.
     """
     hp = check_hp(hp)
-    X, y = check_data(*train, params, "training")
-    X_val, y_val = check_data(*val, params, "validation")
-    n, n_batch, n_updates = len(y), hp["n_batch"], 2 * hp["n_s"] * hp["n_cycles"]
+    X, y = check_data(*train, params, "training", net)
+    X_val, y_val = check_data(*val, params, "validation", net)
+    n, n_batch = len(y), hp["n_batch"]
     if n_batch > n:
         raise ValueError(f"n_batch is {n_batch}, but there are only {n} training examples")
-    if n_batch == 1 and "gamma1" in params:
+    if n_batch == 1 and normalised(params):
         raise ValueError("n_batch is 1, but batch normalization needs at least 2 examples in a mini-batch")
 
     if state is None:
@@ -325,19 +387,20 @@ def minibatch_gd(train, val, params, hp, rng, callback=None, state=None):
         rng.bit_generator.state = state["rng"]
     params, stats, memory, history = (state[bag] for bag in ("params", "stats", "memory", "history"))
     grads, X_batch = {}, np.empty_like(X[:, :n_batch])
+    n_updates, eta_of = schedule(hp, n // n_batch)
     while state["t"] < n_updates:
         order = rng.permutation(n)
         for i in range(min(n // n_batch, n_updates - state["t"])):
             batch = order[i * n_batch:(i + 1) * n_batch]
             np.take(X.T, batch, axis=0, out=X_batch.T, mode="clip")
-            eta = cyclical_eta(state["t"], hp["eta_min"], hp["eta_max"], hp["n_s"])
-            now = train_step(X_batch, y[batch], params, stats, memory, grads, eta, hp, rng)
+            eta = eta_of(state["t"])
+            now = train_step(X_batch, y[batch], params, stats, memory, grads, eta, hp, rng, net)
             record(history["update"], eta=eta, **now)
             check_loss(now["loss"], f"of update {state['t']}", eta, hp["eta_max"])
             state["t"] += 1
         record(history["epoch"], t=state["t"], eta=eta)
         for part, data in (("train", (X, y)), ("val", (X_val, y_val))):
-            now = evaluate(*data, params, stats, hp["lam"], hp["eps"], hp["bn"])
+            now = evaluate(*data, params, stats, hp["lam"], hp["eps"], hp["bn"], net)
             record(history["epoch"], **{f"{part}_{name}": value for name, value in now.items()})
         check_loss(history["epoch"]["train_loss"][-1], f"after update {state['t'] - 1}", eta, hp["eta_max"])
         if callback:
@@ -362,9 +425,10 @@ def save(path, params, stats, hp, **more):
     np.savez(path, **{f"{bag}.{key}": value for bag, items in bags.items() for key, value in items.items()})
 
 
-def load(path):
+def load(path, check=None):
     """Read what save wrote. Returns params, stats, hp (complete) and more. Nothing in the file can run code.
 
+    check(params, stats, more) raises ValueError for a network of another form; by default that of MLP is demanded.
     Raises OSError for a file that cannot be read, ValueError for one that is no network of this form.
     """
     bags = {"params": {}, "stats": {}, "hp": {}, "more": {}}
@@ -378,7 +442,10 @@ def load(path):
     except Exception as error:  # a damaged archive can raise anything
         raise ValueError(f"{path} is not a network that kbn.save wrote ({type(error).__name__})") from None
     try:
-        check_params(bags["params"], bags["stats"])
+        if check:
+            check(bags["params"], bags["stats"], bags["more"])
+        else:
+            check_arrays(bags["params"] | bags["stats"], shapes_of(bags["params"]))
         bags["hp"] = check_hp(bags["hp"])
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a network that kbn.save wrote: {error}") from None
@@ -394,27 +461,31 @@ def check_hp(hp):
             raise ValueError(f"unknown hyper-parameter {key!r}; there are {', '.join(DEFAULTS)}")
         kind, (low, high) = type(DEFAULTS[key]), RANGES.get(key, (0, np.inf))
         if kind is str:
-            if value not in ("before", "after"):
-                raise ValueError(f"{key} must be 'before' or 'after', not {value!r}")
+            if value not in CHOICES[key]:
+                raise ValueError(f"{key} must be {' or '.join(map(repr, CHOICES[key]))}, not {value!r}")
         elif not (isinstance(value, (int, float, np.number)) and low <= value <= high and value < np.inf
                   and kind(value) == value):
             raise ValueError(f"{key} must be {'a whole number' if kind is int else 'a number'} "
                              f"from {low:g} to {high:g}, not {value!r}")
     hp = {key: type(default)(hp.get(key, default)) for key, default in DEFAULTS.items()}
-    if hp["eta_min"] > hp["eta_max"]:
+    if hp["schedule"] == "cyclical" and hp["eta_min"] > hp["eta_max"]:
         raise ValueError(f"eta_min {hp['eta_min']:g} is above eta_max {hp['eta_max']:g}")
     return hp
 
 
-def check_params(params, stats):
-    """Raises ValueError (KeyError for a missing array) unless params and stats are those of one network."""
+def shapes_of(params):
+    """The shape that each of an MLP's params and stats must have, by the number of layers and their widths."""
     k, shapes = n_layers(params), {}
     for l in range(1, k + 1):
         m = len(params[f"W{l}"])
         shapes |= {f"W{l}": (m, len(params[f"W{l - 1}"]) if l > 1 else params["W1"].shape[1]), f"b{l}": (m, 1)}
         if "gamma1" in params and l < k:
             shapes |= {f"{name}{l}": (m, 1) for name in ("gamma", "beta", "mu", "v")}
-    arrays = params | stats
+    return shapes
+
+
+def check_arrays(arrays, shapes):
+    """Raises ValueError unless arrays, params and stats in one dict, have these shapes and finite values."""
     if arrays.keys() != shapes.keys():
         raise ValueError(f"it holds {', '.join(arrays)} where {', '.join(shapes)} belong")
     for key, shape in shapes.items():
@@ -425,12 +496,12 @@ def check_params(params, stats):
             raise ValueError(f"{key} has a negative variance, {array.min()}")
 
 
-def check_data(X, y, params, what):
+def check_data(X, y, params, what, net=MLP):
     """X (d, n) in Fortran order and the precision of params, copied only where it is not so already, and y (n,).
 
     Raises ValueError, naming what ("training", say), for shapes that do not fit, labels outside 0..K-1, nan and inf.
     """
-    d, K = params["W1"].shape[1], len(params[f"b{n_layers(params)}"])
+    d, K = net["d"](params), len(params[f"b{n_layers(params)}"])
     if X.ndim != 2 or X.shape[0] != d or y.shape != X.shape[1:] or not len(y):
         raise ValueError(f"{what} X {X.shape} and y {y.shape} must be ({d}, n) and (n,)")
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= K:

@@ -188,22 +188,26 @@ def channel_batch_norm_backward(G, cache):
 # -------------------------------------------------------------------------------------------- convolution and pooling
 
 def conv_forward(images, W, b, stride=1, pad=0):
-    """Slide f filters over zero-padded images and sum up what they weigh: one matrix product (im2col). D 1 (a) (iii).
+    """Slide f filters over zero-padded images and sum up what they weigh, as matrix products (im2col). D 1 (a) (iii).
 
     images (n, c, h, w), W (f, c, kh, kw), b (f, 1). As in all of deep learning, the filters are not flipped.
-    Returns (n, f, h_out, w_out), h_out = (h + 2 pad - kh) / stride + 1, w_out likewise, and the cache: it holds all the
-    windows, kh kw / stride^2 times the size of the images. Raises ValueError where the shapes do not fit, or where the
-    windows do not divide the images.
+    Returns (n, f, h_out, w_out), h_out = (h + 2 pad - kh) / stride + 1, w_out likewise, and the cache. D's matrix M of
+    all windows is kh kw / stride^2 times the size of the images: it is made a band of output rows at a time, here and
+    again in conv_backward, so that it stays in the processor's cache. Raises ValueError where the shapes do not fit, or
+    where the windows do not divide the images.
     """
     if images.ndim != 4 or W.ndim != 4 or images.shape[1] != W.shape[1] or b.shape != (len(W), 1):
         raise ValueError(f"images {images.shape}, W {W.shape} and b {b.shape} do not fit: "
                          "they must be (n, c, h, w), (f, c, kh, kw) and (f, 1)")
     padded, size, stride, pad = pad_images(images, W.shape[2:], stride, pad)
     view = windows(padded, size, stride)                            # (c, kh, kw, h_out, w_out, n)
-    M = view.reshape(W[0].size, -1)                                 # D's M, im2col: a window a column
-    out = W.reshape(len(W), -1) @ M
-    out += b
-    return rows_to_images(out, (len(images), len(W), *view.shape[3:5])), (M, W, padded.shape, stride, pad)
+    W_rows = W.reshape(len(W), -1)
+    out = np.empty_like(padded, shape=(len(W), *view.shape[3:]), dtype=np.result_type(padded, W))
+    for rows in bands(view):
+        M = view[:, :, :, rows].reshape(W[0].size, -1)              # a window a column
+        np.matmul(W_rows, M, out=out[:, rows].reshape(len(W), -1))
+    out += b[:, :, None, None]
+    return out.transpose(3, 0, 1, 2), (padded, W, stride, pad)
 
 
 def conv_backward(G, cache, input_gradient=True):
@@ -211,19 +215,29 @@ def conv_backward(G, cache, input_gradient=True):
 
     Returns dJ/d images (n, c, h, w), grad_W, grad_b. Without input_gradient the first is None, as in affine_backward.
     """
-    M, W, padded_shape, stride, pad = cache
+    padded, W, stride, pad = cache
     G_rows = channel_rows(G)
-    grad_W = (G_rows @ M.T).reshape(W.shape)
     grad_b = G_rows @ kbn.ones_n(G_rows)
-    if not input_gradient:
-        return None, grad_W, grad_b
-    G_M = W.reshape(len(W), -1).T @ G_rows
-    G_padded = np.zeros_like(G_M, shape=padded_shape, order="C")
-    view = windows(G_padded, W.shape[2:], stride)
-    G_M = G_M.reshape(view.shape)
-    for i, j in np.ndindex(W.shape[2:]):                            # col2im: overlapping windows add up
-        view[:, i, j] += G_M[:, i, j]
-    return crop(G_padded, pad), grad_W, grad_b
+    G_rows = G_rows.reshape(len(W), *G.shape[2:], len(G))
+    W_rows = W.reshape(len(W), -1)
+    grad_W = np.zeros_like(W_rows)
+    view = windows(padded, W.shape[2:], stride)
+    G_padded = np.zeros_like(padded)
+    G_view = windows(G_padded, W.shape[2:], stride)
+    for rows in bands(view):
+        M, G_band = view[:, :, :, rows].reshape(W[0].size, -1), G_rows[:, rows].reshape(len(W), -1)
+        grad_W += G_band @ M.T
+        if input_gradient:
+            G_M = (W_rows.T @ G_band).reshape(view[:, :, :, rows].shape)
+            for i, j in np.ndindex(W.shape[2:]):                    # col2im: overlapping windows add up
+                G_view[:, i, j, rows] += G_M[:, i, j]
+    return crop(G_padded, pad) if input_gradient else None, grad_W.reshape(W.shape), grad_b
+
+
+def bands(view, size=2**18):
+    """Slices of the output rows of windows (c, kh, kw, h_out, w_out, n), of about size numbers each."""
+    step = max(1, size * view.shape[3] // view.size)
+    return [slice(i, i + step) for i in range(0, view.shape[3], step)]
 
 
 def max_pool_forward(images, size, stride, pad=0):

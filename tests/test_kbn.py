@@ -89,6 +89,8 @@ def record_calls(monkeypatch, name):
         return calls[-1][1]
 
     monkeypatch.setattr(kbn, name, recorded)
+    if name in kbn.MLP:
+        monkeypatch.setitem(kbn.MLP, name, recorded)
     return calls
 
 
@@ -163,7 +165,7 @@ def test_prediction_is_pytorchs(seed, k, n, bn, eps):
 
     P, _ = kbn.forward(X, params, stats, eps, position)
     assert_close({"P": P}, {"P": scores.softmax(1).detach().numpy().T}, 1e-10)
-    now = kbn.evaluate(X, y, params, stats, 0.1, eps, position, chunk=4)
+    now = kbn.evaluate(X, y, params, stats, 0.1, eps, position, kbn.MLP | {"chunk": 4})
     assert now["cost"] == pytest.approx(cost.item(), rel=1e-10)
     assert now["loss"] == pytest.approx(loss.item(), rel=1e-10)
     assert now["accuracy"] == kbn.accuracy(X, y, params, stats, eps, position) == (scores.argmax(1).numpy() == y).mean()
@@ -343,7 +345,7 @@ def test_a_prediction_does_not_depend_on_its_batch(bn):
     np.testing.assert_allclose(np.hstack(alone), P, rtol=1e-12)
     whole = kbn.evaluate(X, y, params, stats, 0.1, bn=bn or "before")
     for chunk in (1, 7, 22, 23):
-        assert kbn.evaluate(X, y, params, stats, 0.1, bn=bn or "before", chunk=chunk) == pytest.approx(whole, rel=1e-12)
+        assert kbn.evaluate(X, y, params, stats, 0.1, bn=bn or "before", net=kbn.MLP | {"chunk": chunk}) == pytest.approx(whole, rel=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------ initialisation
