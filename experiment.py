@@ -13,11 +13,13 @@ import ast
 import contextlib
 import functools
 import hashlib
+import inspect
 import io
 import json
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -32,13 +34,23 @@ from threadpoolctl import threadpool_limits
 
 import datasets
 import kbn
+import layers
+import nets
 import progress
 import tables
 
 HOME = Path(__file__).resolve().parent
-NET = {"hidden": [50, 50], "batch_norm": False, "sigma": None, "n_train": 45_000, "n_val": 5_000}
-SMOKE = {"n_train": 1_000, "n_val": 500, "n_s": 20}
+DATA = {"n_train": 45_000, "n_val": 5_000}
+MLP = {"hidden": [50, 50], "batch_norm": False, "sigma": None, **DATA, **kbn.DEFAULTS}
+SPECS = {"specs": [["affine", 10]], "loss": "softmax", "sigma": None, "scale": "each", "watched": 0, **DATA,
+         **{key: value for key, value in kbn.DEFAULTS.items() if key != "bn"}}
+SMOKE = {"n_train": 1_000, "n_val": 500, "n_s": 20, "n_epochs": 2}
+FALLBACK = {"cifar10": "shapes", "mnist": "grey-shapes", "fashion-mnist": "grey-shapes"}
 CLUSTER_TIMEOUT = 20  # seconds
+# glibc: workers keep the memory of large arrays for the next update, where new pages would cost a convolution a third of its time
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+LONGEST = 60  # letters of a file name that describe a net of layer specs
+MISTAKES = 40
 POINTS = 360  # a result file keeps about this many means over the updates, not every update
 
 
@@ -47,12 +59,22 @@ class ClusterError(Exception):
 
 
 def config(**changes):
-    """One run's whole setting: NET and kbn.DEFAULTS, with changes. Raises ValueError for a name in neither."""
-    default = {**NET, **kbn.DEFAULTS}
+    """One run's whole setting: MLP with changes, or SPECS where specs are among them (see nets).
+
+    watched is a number of training examples, whose scores are watched after each epoch.
+
+    Raises ValueError for a name that is not there.
+    """
+    default = defaults(changes)
     unknown = changes.keys() - default.keys()
     if unknown:
         raise ValueError(f"unknown in a config: {', '.join(unknown)}; there are {', '.join(default)}")
-    return {**default, **changes}
+    return json.loads(json.dumps({**default, **changes}))
+
+
+def defaults(config):
+    """MLP or SPECS, whichever belongs to config."""
+    return SPECS if "specs" in config else MLP
 
 
 # ----------------------------------------------------------------------------------------------------------- options
@@ -64,12 +86,12 @@ def at_least_one(text):
     return int(text)
 
 
-def options(doc, argv=None):
-    """Parse the options common to all drivers. doc is the driver's docstring, shown by --help."""
+def options(doc, argv=None, dataset="cifar10"):
+    """Parse the options common to all drivers. doc is the driver's docstring, shown by --help; dataset its default."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     parser.add_argument("--dataset", choices=list(datasets.DATASETS),
-                        help="default: cifar10, or the built-in synthetic shapes where that cannot be had")
+                        help=f"default: {dataset}, or the built-in synthetic {FALLBACK[dataset]} where that cannot be had")
     parser.add_argument("--data-dir", metavar="DIR",
                         help="folder with the official files (default: $KBN_DATA_DIR, else they are downloaded once)")
     parser.add_argument("--seeds", type=at_least_one, default=1, metavar="N",
@@ -84,6 +106,7 @@ def options(doc, argv=None):
     parser.add_argument("--quiet", action="store_true", help="print the tables and errors only")
     parser.add_argument("--out", metavar="DIR", default=HOME, type=Path,
                         help="where results/ and figures/ are written (default: beside the scripts)")
+    parser.set_defaults(default_dataset=dataset)
     opts = parser.parse_args(argv)
     if opts.cluster == "":
         parser.error("argument --cluster: an address must be given, such as tcp://host:8786")
@@ -111,18 +134,19 @@ def guarded(main):
 def open_lab(opts, runs_a_seed):
     """Load the dataset, make the folders, start the progress bar.
 
-    Where no dataset is asked for and CIFAR-10 cannot be had, it is the synthetic set, and says so.
+    Where no dataset is asked for and the driver's own cannot be had, it is the synthetic set, and says so.
     Returns a dict: opts, raw (see datasets.load), title, results and figures (folders), split, bar.
     Raises DataError, and OSError for an output folder that cannot be written to.
     """
-    name = opts.dataset or "cifar10"
+    name = opts.dataset or opts.default_dataset
     try:
         raw = datasets.load(name, opts.data_dir, opts.smoke)
     except datasets.Unavailable as error:
         if opts.dataset:
             raise
-        print(f"{error}\nSo everything below is on the built-in synthetic set 'shapes', NOT on CIFAR-10.", file=sys.stderr)
-        raw = datasets.load("shapes", small=opts.smoke)
+        print(f"{error}\nSo everything below is on the built-in synthetic set '{FALLBACK[name]}', NOT on "
+              f"{datasets.DATASETS[name][0]}.", file=sys.stderr)
+        raw = datasets.load(FALLBACK[name], small=opts.smoke)
     label, title = raw["name"], raw["title"]
     if opts.smoke:
         label, title = f"{label}-smoke", f"{title}, smoke test"
@@ -142,59 +166,79 @@ def open_lab(opts, runs_a_seed):
 
 
 def provenance(raw):
-    """What a result depends on beside its config and seed: the data, the code of kbn.py, and the versions."""
-    return {"dataset": {"name": raw["name"], "fingerprint": raw["fingerprint"], "classes": len(raw["classes"])},
-            "code": code_version(HOME / "kbn.py"),
+    """What a result depends on beside its config and seed: the data, the code, and the versions."""
+    return {"dataset": {"name": raw["name"], "fingerprint": raw["fingerprint"], "classes": len(raw["classes"]),
+                        "shape": list(raw["shape"])},
+            "code": {"hidden": code_version(kbn, *PREPARATION), "specs": code_version(kbn, layers, nets, *PREPARATION)},
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}}
 
 
-def code_version(path):
-    """A short hash of a module's code, which neither comments nor docstrings change."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def code_version(*sources):
+    """A short hash of the code of modules and functions; neither comments nor docstrings change it."""
+    tree = ast.parse("\n".join(map(inspect.getsource, sources)))
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):
+            node.body = [part for part in node.body if not is_text(part)] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
 
 
-def arrays_of(raw, n_train, n_val):
+def is_text(statement):
+    """Whether a statement is a string that stands alone, as a docstring does."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def key_of(config, seed, about):
+    """What must be the same for a result or checkpoint to be used."""
+    code = about["code"]["specs" if "specs" in config else "hidden"]
+    return {"config": config, "seed": seed, "dataset": about["dataset"], "code": code}
+
+
+def arrays_of(raw, n_train, n_val, scale):
     """What a run needs of a dataset: train, val and test, each (X, y), and input, what a saved model says of its input."""
-    data = datasets.split(raw, n_train, n_val)
+    data = datasets.split(raw, n_train, n_val, scale=scale)
     return {part: data[part] for part in ("train", "val", "test")} | {
         "input": {"mean": data["mean"], "sd": data["sd"], "classes": np.array(raw["classes"]), "shape": np.array(raw["shape"])}}
 
 
-def split(lab, n_train, n_val):
+def division(config):
+    """The arguments of split that a config asks for."""
+    return config["n_train"], config["n_val"], config.get("scale", "each")
+
+
+def split(lab, *division):
     """arrays_of the lab's data, memory-mapped from a temporary file where several processes are to read them.
 
     The lab keeps the last split only: it is most of a driver's memory.
     """
-    if lab["split"][0] != (n_train, n_val):
+    if lab["split"][0] != division:
         lab["split"] = (None, None)
-        data = arrays_of(lab["raw"], n_train, n_val)
+        data = arrays_of(lab["raw"], *division)
         if lab["opts"].jobs > 1:
             clear_splits()
             lab["scratch"] = tempfile.TemporaryDirectory(prefix=f"kbn-{platform.node()}-{os.getpid()}-")
             path = Path(lab["scratch"].name, "split")
             joblib.dump(data, path)
             data = joblib.load(path, mmap_mode="r")
-        lab["split"] = ((n_train, n_val), data)
+        lab["split"] = (division, data)
     return lab["split"][1]
 
 
 def clear_splits():
-    """Remove the temporary files of split that drivers of this machine left behind when they were killed."""
+    """Remove the temporary files of split, and joblib's semaphores, that killed drivers of this machine left behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"kbn-{platform.node()}-*-*"):
+        driver = folder.name.split("-")[-2]
         try:
-            os.kill(int(folder.name.split("-")[-2]), 0)
+            os.kill(int(driver), 0)
         except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
+            for left in (*Path("/dev/shm").glob(f"sem.loky-{driver}-*"), folder):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
         except (ValueError, PermissionError):
             pass  # another's
 
 
 @functools.lru_cache(maxsize=1)
-def split_on_worker(name, data_dir, small, n_train, n_val, about):
+def split_on_worker(name, data_dir, small, about, *division):
     """arrays_of a dataset that a cluster's worker loads for itself; about, JSON, says which data and code they must be.
 
     Raises ClusterError where the worker has others.
@@ -204,55 +248,116 @@ def split_on_worker(name, data_dir, small, n_train, n_val, about):
     for what in ("dataset", "code"):
         if ours[what] != theirs[what]:
             raise ClusterError(f"the worker on {platform.node()} has another {what}: {ours[what]}, not {theirs[what]}")
-    return arrays_of(raw, n_train, n_val)
+    return arrays_of(raw, *division)
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
 
 def run_name(config, seed):
-    """The name of a run: the hidden nodes, bn, every value that is not the default, the seed."""
-    default = {**NET, **kbn.DEFAULTS}
+    """The name of a run: the net, every value that is not the default, the seed."""
     others = [f"{key}={value if isinstance(value, str) else f'{value:.6g}'}" for key, value in config.items()
-              if value != default[key] and key not in ("hidden", "batch_norm")]
-    return "_".join(["-".join(map(str, config["hidden"])), *["bn"] * config["batch_norm"], *others, f"seed={seed}"])
+              if value != defaults(config)[key] and key not in ("hidden", "batch_norm", "specs")]
+    if "specs" in config:
+        net = "-".join(kind + re.sub(r"\W+", "x", str(numbers)).strip("x") for kind, *numbers in config["specs"])
+        if len(net) > LONGEST:
+            net = f"{net[:LONGEST]}-{hashlib.sha256(net.encode()).hexdigest()[:6]}"
+    else:
+        net = "-".join(map(str, config["hidden"])) + "_bn" * config["batch_norm"]
+    return "_".join([net, *others, f"seed={seed}"])
 
 
-def run(config, seed, source, about, path, test):
+def network(config, shape, K, rng):
+    """The net of a config, for inputs (c, h, w) and K classes, as kbn's functions take it, and its first params."""
+    if "specs" in config:
+        return (nets.build(config["specs"], shape, config["loss"]),
+                nets.init_params(config["specs"], shape, rng, config["sigma"]))
+    dims = [int(np.prod(shape)), *config["hidden"], K]
+    return kbn.MLP, kbn.init_params(dims, rng, config["batch_norm"], config["sigma"])
+
+
+PREPARATION = datasets.split, datasets.mean_and_sd, datasets.standardise, network  # code that results depend on, too
+
+
+def run(config, seed, source, about, path, test, may_diverge=False):
     """Train one net. Returns path, where its result belongs, the result, and the model as the bytes of kbn.save.
 
     source: what arrays_of returns, or the arguments of split_on_worker. test: whether to measure the test set, too.
-    The result: config, seed, about, val_accuracy, test_accuracy, duration_s, history (see kbn.minibatch_gd; that of
-    the updates thinned). Raises FloatingPointError, naming the run, where training diverges.
+    may_diverge: whether divergence is a result, too: diverged, and no model.
+    The result: config, seed, about, val_accuracy, duration_s, history (see kbn.minibatch_gd; that of the updates
+    thinned; where config says watched, with the score_moments of so many training examples), and what tested and
+    explained return. Raises FloatingPointError, naming the run, where training diverges.
     """
     data = source if isinstance(source, dict) else split_on_worker(*source)
-    train_, val, test_ = (tuple(map(np.asarray, data[part])) for part in ("train", "val", "test"))
-    rng, hp = np.random.default_rng(seed), {key: config[key] for key in kbn.DEFAULTS}
-    key = {"config": config, "seed": seed, "dataset": about["dataset"], "code": about["code"]}
+    data = data | {part: tuple(map(np.asarray, data[part])) for part in ("train", "val", "test")}
+    rng, hp, key = np.random.default_rng(seed), kbn.check_hp(config_hp(config)), key_of(config, seed, about)
     checkpoint, start = checkpoint_of(path), time.perf_counter()
     with threadpool_limits(1):
-        dims = [len(train_[0]), *config["hidden"], about["dataset"]["classes"]]
-        params = kbn.init_params(dims, rng, config["batch_norm"], config["sigma"])
+        shape, K = about["dataset"]["shape"], about["dataset"]["classes"]
+        net, params = network(config, shape, K, rng)
         state = read_checkpoint(checkpoint, key)
         earlier = state.pop("duration_s") if state else 0.0
 
         def keep(state):
+            if config.get("watched"):
+                X = data["train"][0][:, :config["watched"]]
+                kbn.record(state["history"]["epoch"], **nets.score_moments(config["specs"], shape, X, state["params"], hp["eps"]))
             if path.parent.is_dir():
                 write_checkpoint(checkpoint, key, state, earlier + time.perf_counter() - start)
 
         try:
-            params, stats, history = kbn.minibatch_gd(train_, val, params, hp, rng, keep, state)
+            params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng, keep, state, net)
         except FloatingPointError as error:
+            if may_diverge:
+                return path, key | {"versions": about["versions"]} | diverged(error, K), b""
             raise FloatingPointError(f"{path.stem}: {error}") from None
-        result = {"config": config, "seed": seed, **about, "val_accuracy": history["epoch"]["val_accuracy"][-1]}
-        if test:
-            result["test_accuracy"] = kbn.accuracy(*test_, params, stats, hp["eps"], hp["bn"])
+        duration = earlier + time.perf_counter() - start
+        result = {**key, "versions": about["versions"], "val_accuracy": history["epoch"]["val_accuracy"][-1],
+                  **(tested(data, params, stats, hp, net) if test else {}),
+                  **(explained(data, params, stats, hp, net) if test and "specs" in config else {})}
     history = {"update": thin(history["update"]), "epoch": history["epoch"]}
     history = {part: {name: [float(f"{x:.6g}") for x in column] for name, column in columns.items()}
                for part, columns in history.items()}
-    result |= {"duration_s": round(earlier + time.perf_counter() - start, 2), "history": history}
-    model = io.BytesIO()
-    kbn.save(model, params, stats, hp, **data["input"])
+    result |= {"duration_s": round(duration, 2), "history": history}
+    model, specs = io.BytesIO(), nets.description(config["specs"], config["loss"]) if "specs" in config else {}
+    kbn.save(model, params, stats, hp, **data["input"], **specs)
     return path, result, model.getvalue()
+
+
+def diverged(error, K):
+    """The result of a training that diverged: accuracies of chance among K classes, and no loss."""
+    epoch = {f"{part}_{what}": [1 / K if what == "accuracy" else np.nan]
+             for part in ("train", "val") for what in ("cost", "loss", "accuracy")}
+    return {"diverged": str(error), "val_accuracy": 1 / K, "test_accuracy": 1 / K, "history": {"update": {}, "epoch": epoch}}
+
+
+def config_hp(config):
+    """The hyper-parameters of a config."""
+    return {key: config[key] for key in kbn.DEFAULTS if key in config}
+
+
+def tested(data, params, stats, hp, net):
+    """The accuracy on the test set."""
+    return {"test_accuracy": kbn.accuracy(*data["test"], params, stats, hp["eps"], hp["bn"], net)}
+
+
+def explained(data, params, stats, hp, net):
+    """What else is measured of a net of layer specs.
+
+    test_accuracy_dataset: predicted with the statistics of the whole training set, for a net with BN;
+    mistakes: for the first MISTAKES wrong test images their number and the predicted class; filters: the first
+    layer's weights, for a convolution.
+    """
+    found, (X, y) = {}, data["test"]
+    if stats:
+        whole = kbn.dataset_stats(data["train"][0], params, hp["eps"], hp["bn"], net)
+        found["test_accuracy_dataset"] = kbn.accuracy(X, y, params, whole, hp["eps"], hp["bn"], net)
+    predicted = np.concatenate([net["forward"](X[:, i:i + net["chunk"]], params, stats, hp["eps"])[0].argmax(axis=0)
+                                for i in range(0, len(y), net["chunk"])])
+    wrong = np.flatnonzero(predicted != y)[:MISTAKES]
+    found["mistakes"] = np.stack([wrong, predicted[wrong]], axis=1).tolist()
+    if params["W1"].ndim == 4:
+        found["filters"] = np.round(params["W1"], 4).tolist()
+    return found
 
 
 def thin(columns):
@@ -298,13 +403,12 @@ def read_checkpoint(path, key):
     return None
 
 
-def finished(path, config, seed, about, test):
-    """The result in path, or None where there is none of this config, seed, data and code. A damaged file is named."""
+def finished(path, key, test):
+    """The result in path, or None where there is none of this key. A damaged file is named."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        *key, _, _ = (result[name] for name in ("config", "seed", "dataset", "code", "val_accuracy", "history"))
-        same = key == [config, seed, about["dataset"], about["code"]]
-        return result if same and (not test or "test_accuracy" in result) else None
+        found, _, _ = {name: result[name] for name in key}, result["val_accuracy"], result["history"]
+        return result if found == key and (not test or "test_accuracy" in result) else None
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
@@ -315,31 +419,31 @@ def finished(path, config, seed, about, test):
 def keep(lab, path, result, model, test):
     """Write a result, and the model where it is one of a table, and take the checkpoint away."""
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
-    if test:
+    if test and model:
         tables.write(lab["results"] / "models" / f"{path.stem}.npz", model)
     tables.write(path, "{" + ",\n ".join(lines) + "}\n")
     checkpoint_of(path).unlink(missing_ok=True)
 
 
-def train(lab, runs, test=True):
+def train(lab, runs, test=True, may_diverge=False):
     """Train runs, pairs (config, seed), as many at a time as there are jobs; what is finished already is not repeated.
 
-    Returns their results in the same order. test as in run.
+    Returns their results in the same order. test and may_diverge as in run.
     """
     opts, about, bar = lab["opts"], provenance(lab["raw"]), lab["bar"]
     runs = [(config | SMOKE if opts.smoke else config, seed) for config, seed in runs]
     paths = [lab["results"] / "runs" / f"{run_name(config, seed)}.json" for config, seed in runs]
-    results = {path: None if opts.fresh else finished(path, config, seed, about, test)
+    results = {path: None if opts.fresh else finished(path, key_of(config, seed, about), test)
                for path, (config, seed) in zip(paths, runs)}
     todo = {path: pair for path, pair in zip(paths, runs) if results[path] is None}
     progress.found(bar, [result for result in results.values() if result])
     if opts.fresh:
         for path in todo:
             checkpoint_of(path).unlink(missing_ok=True)
-    for sizes in dict.fromkeys((config["n_train"], config["n_val"]) for config, _ in todo.values()):
-        source = cluster_source(lab, *sizes, about) if opts.cluster else split(lab, *sizes)
-        tasks = [joblib.delayed(run)(config, seed, source, about, path, test)
-                 for path, (config, seed) in todo.items() if (config["n_train"], config["n_val"]) == sizes]
+    for part in dict.fromkeys(division(config) for config, _ in todo.values()):
+        source = cluster_source(lab, about, *part) if opts.cluster else split(lab, *part)
+        tasks = [joblib.delayed(run)(config, seed, source, about, path, test, may_diverge)
+                 for path, (config, seed) in todo.items() if division(config) == part]
         with workers(opts) as parallel:
             for path, result, model in parallel(tasks):
                 keep(lab, path, result, model, test)
@@ -350,19 +454,21 @@ def train(lab, runs, test=True):
 
 @contextlib.contextmanager
 def workers(opts):
-    """A joblib.Parallel that gives results as they come: from this machine's cores, or from the cluster's.
+    """What takes joblib.delayed calls and gives their results as they come: from this machine's cores, or the cluster's.
 
     Raises ClusterError where Dask is not installed, the cluster does not answer, has no worker or one without this
     project, or is lost.
     """
-    as_they_come = {"return_as": "generator_unordered", "batch_size": 1}
     if not opts.cluster:
+        options = {"return_as": "generator_unordered", "batch_size": 1}
         if opts.jobs > 1:
-            as_they_come |= {"initializer": end_with, "initargs": (os.getpid(),)}
-        yield joblib.Parallel(opts.jobs, **as_they_come)
+            os.environ.update(KEEP_MEMORY)
+            options |= {"initializer": end_with, "initargs": (os.getpid(),),
+                        "temp_folder": tempfile.gettempdir()}  # else joblib makes a folder in /dev/shm, of no use here
+        yield joblib.Parallel(opts.jobs, **options)
         return
     try:
-        from distributed import CancelledError, Client, KilledWorker
+        from distributed import CancelledError, Client, KilledWorker, as_completed
     except ImportError:
         raise ClusterError("--cluster needs Dask: pip install 'dask[distributed]'") from None
     for name in ("distributed", "distributed.client"):
@@ -375,10 +481,9 @@ def workers(opts):
         raise ClusterError(f"no cluster with a worker for this at {opts.cluster} "
                            f"({' '.join(str(error).split()) or type(error).__name__}); see the README on how to start one") from None
     try:
-        with client, joblib.parallel_config("dask", client=client, retries=3):
-            backend, _ = joblib.parallel.get_active_backend()
-            backend.effective_n_jobs = lambda _: 1 + sum(client.ncores().values())  # where it is 1 joblib would train here
-            yield joblib.Parallel(-1, **as_they_come)
+        with client:  # not by joblib's own backend for Dask, which waits for ever for a run that Dask has given up
+            yield lambda tasks: (future.result() for future in as_completed(
+                [client.submit(function, *args, **named, pure=False) for function, args, named in tasks]))
     except (CancelledError, KilledWorker) as error:
         raise ClusterError(f"the cluster at {opts.cluster} was lost ({' '.join(str(error).split())}); "
                            "the finished runs are kept") from None
@@ -393,20 +498,19 @@ def end_with(driver):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def cluster_source(lab, n_train, n_val, about):
+def cluster_source(lab, about, *division):
     """The arguments with which a cluster's worker calls split_on_worker."""
-    return lab["raw"]["name"], lab["opts"].data_dir, lab["opts"].smoke, n_train, n_val, json.dumps(about)
+    return lab["raw"]["name"], lab["opts"].data_dir, lab["opts"].smoke, json.dumps(about), *division
 
 
-def train_all_seeds(lab, configs):
-    """Train every config with seeds 0 .. --seeds - 1. Returns, for each config, the list of its results."""
+def train_all_seeds(lab, configs, **options):
+    """Train every config with seeds 0 .. --seeds - 1, options as in train. Returns, for each config, the list of its results."""
     n = lab["opts"].seeds
-    results = train(lab, [(config, seed) for config in configs for seed in range(n)])
+    results = train(lab, [(config, seed) for config in configs for seed in range(n)], **options)
     return [results[i:i + n] for i in range(0, len(results), n)]
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
-
 
 def summary(results, key):
     """Mean, sd (divided by n - 1; nan for a single seed) and number n of results[...][key], in percent."""
@@ -414,10 +518,10 @@ def summary(results, key):
     return np.mean(values), np.std(values, ddof=1) if len(values) > 1 else np.nan, len(values)
 
 
-def row(network, setting, results, A, B):
-    """A row of the tables: accuracies of the results of one config, and the figures that documents A and B report."""
+def row(network, setting, results, **reported):
+    """A row of the tables: accuracies of the results of one config, and what documents report, on which dataset."""
     return {"network": network, "setting": setting, "validation": summary(results, "val_accuracy"),
-            "test": summary(results, "test_accuracy"), "A (CIFAR-10)": A, "B (CIFAR-10)": B}
+            "test": summary(results, "test_accuracy"), **reported}
 
 
 def for_people(value):

@@ -17,6 +17,11 @@ import tables
 STYLES = {
     "without BN": {"color": "#D55E00", "marker": "o", "linewidth": 2.5, "markersize": 7},  # seen behind another line
     "with BN": {"color": "#0072B2", "marker": "s"},
+    "BN before the activation": {"color": "#0072B2", "marker": "s"},
+    "BN after the activation": {"color": "#009E73", "marker": "^", "linestyle": "--"},
+    "SVM loss": {"color": "#000000", "marker": "v", "linestyle": "--"},
+    "without momentum": {"color": "#CC79A7", "marker": "D", "linestyle": ":"},
+    "average pooling": {"color": "#E69F00", "marker": "^", "linestyle": "-."},
     "BN, eps 2.2e-16": {"color": "#0072B2", "marker": "s"},
     "BN, eps 1e-5": {"color": "#009E73", "marker": "^"},
 }
@@ -28,13 +33,16 @@ plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "lin
 
 def band(axes, results, part, column, **style):
     """Draw one column of the histories against the update step: the mean over results, and +- sd around it."""
-    t = results[0]["history"][part]["t"]
-    values = np.array([result["history"][part][column] for result in results])
-    mean = values.mean(axis=0)
-    axes.plot(t, mean, **style)
-    if len(results) > 1:
-        sd = values.std(axis=0, ddof=1)
-        axes.fill_between(t, mean - sd, mean + sd, color=style["color"], alpha=0.2, linewidth=0)
+    spread(axes, results[0]["history"][part]["t"], np.array([result["history"][part][column] for result in results]).T, **style)
+
+
+def spread(axes, x, values, **style):
+    """Draw the mean of values (len(x), n) over the n seeds against x, and a band of +- sd around it."""
+    mean = values.mean(axis=1)
+    axes.plot(x, mean, **style)
+    if values.shape[1] > 1:
+        sd = values.std(axis=1, ddof=1)
+        axes.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def curves(lab, name, net, nets):
@@ -49,6 +57,80 @@ def curves(lab, name, net, nets):
     axes[0, 0].legend()
     band(axes[1, 1], next(iter(nets.values())), "update", "eta", color="black")
     axes[1, 1].set(xlabel="update step", ylabel="learning rate eta")
+    save(lab, figure, name, net, averaged(next(iter(nets.values()))))
+
+
+def compared(lab, name, net, nets):
+    """Validation and training accuracy after each epoch, a line for each of nets, results by label."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for label, results in nets.items():
+        band(axes[0], results, "epoch", "val_accuracy", label=label, **STYLES[label])
+        band(axes[1], results, "epoch", "train_accuracy", label=label, **STYLES[label])
+    for panel, what in zip(axes, ("validation", "training")):
+        panel.set(xlabel="update step", ylabel=f"{what} accuracy")
+    axes[0].legend()
+    save(lab, figure, name, net, averaged(next(iter(nets.values()))))
+
+
+def filters(lab, name, net, result):
+    """The filters of the first layer, those of an image's planes together: grey, or in colour for three planes."""
+    W = np.array(result["filters"])
+    shades = (W - W.min()) / np.ptp(W)
+    pictures(lab, name, f"{net}: {len(W)} filters of {W.shape[2]} x {W.shape[3]}", shades.transpose(0, 2, 3, 1),
+             [f"{i}" for i in range(1, len(W) + 1)], f"seed {result['seed']}, white {W.max():.2f}, black {W.min():.2f}")
+
+
+def mistakes(lab, name, net, result):
+    """The first test images that a net took for others, each with its class and the predicted one."""
+    raw, wrong = lab["raw"], result["mistakes"]
+    shades = raw["test_images"][[i for i, _ in wrong]].reshape(-1, *raw["shape"]).transpose(0, 2, 3, 1) / 255
+    words = [f"{raw['classes'][raw['test_labels'][i]]}, taken for\n{raw['classes'][predicted]}" for i, predicted in wrong]
+    n = round(len(raw["test_labels"]) * (1 - result["test_accuracy"]))
+    pictures(lab, name, f"{net}: {len(wrong)} of its {n} mistakes in {len(raw['test_labels'])} test images", shades, words,
+             f"seed {result['seed']}")
+
+
+def pictures(lab, name, net, shades, words, seeds):
+    """Images (n, h, w, planes) of 0..1, each under its words."""
+    columns = min(8, len(words))
+    figure, axes = plt.subplots(-(-len(words) // columns), columns, squeeze=False, layout="constrained",
+                                figsize=(10, 1 + 1.45 * -(-len(words) // columns)))
+    for panel in axes.flat:
+        panel.axis("off")
+    for panel, image, text in zip(axes.flat, shades, words):
+        panel.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+        panel.set_title(text, fontsize=8)
+    save(lab, figure, name, net, seeds)
+
+
+def swept(lab, name, net, what, panels):
+    """A number of each result against what is swept, on a logarithmic axis, a panel for each number.
+
+    panels: by title pairs of the number, a function of a result, and results by label, by value.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(0.5 + 4.2 * len(panels), 4.6), squeeze=False, layout="constrained")
+    for panel, (title, (number, nets)) in zip(axes.flat, panels.items()):
+        for label, by_value in nets.items():
+            values = np.array([[number(result) for result in results] for results in by_value.values()])
+            spread(panel, list(by_value), values, label=label, **STYLES[label])
+        panel.set(xscale="log", xlabel=what, title=title)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(nets))
+    save(lab, figure, name, net, averaged(next(iter(next(iter(nets.values())).values()))))
+
+
+def scores(lab, name, net, nets):
+    """Mean (above) and standard deviation (below) of each layer's scores over training. nets: watched results by label."""
+    names = [column.removesuffix("_mean") for column in next(iter(nets.values()))[0]["history"]["epoch"] if column.endswith("_mean")]
+    figure, axes = plt.subplots(2, len(names), figsize=(0.5 + 3.6 * len(names), 6.5), sharex=True, layout="constrained")
+    for (mean, sd), layer in zip(axes.T, names):
+        for label, results in nets.items():
+            band(mean, results, "epoch", f"{layer}_mean", label=label, **STYLES[label])
+            band(sd, results, "epoch", f"{layer}_sd", **STYLES[label])
+        mean.set_title(f"layer {layer.removeprefix('S')}")
+        sd.set_xlabel("update step")
+    axes[0, 0].set_ylabel("mean of the scores")
+    axes[1, 0].set_ylabel("standard deviation of the scores")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(nets))
     save(lab, figure, name, net, averaged(next(iter(nets.values()))))
 
 

@@ -26,19 +26,21 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import kbn
+import nets
 
 
 def load_model(path):
     """Read a network for images: what kbn.save wrote, and with it mean, sd, classes and shape.
 
-    Returns a dict: params, stats, hp; mean, sd (d, 1), for X = (pixel - mean) / sd; classes (K,) str; shape (3,), the
+    Returns a dict: net, params, stats, hp; mean, sd (d, 1), for X = (pixel - mean) / sd; classes (K,) str; shape (3,), the
     c, h, w of an image, where d = c h w. Raises ValueError: which file, and what is wrong with it.
     """
     try:
-        params, stats, hp, more = kbn.load(path)
+        params, stats, hp, more = kbn.load(path, nets.check_model)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
-    d, K = params["W1"].shape[1], len(params[f"b{kbn.n_layers(params)}"])
+    net = nets.of_model(more)
+    d, K = net["d"](params), len(params[f"b{kbn.n_layers(params)}"])
     parts = {"mean": ((d, 1), "f", "floats"), "sd": ((d, 1), "f", "floats"),
              "classes": ((K,), "U", "names"), "shape": ((3,), "iu", "integers")}
     for name, (shape, kinds, what) in parts.items():
@@ -51,7 +53,7 @@ def load_model(path):
         raise ValueError(f"{path}: shape must be 1 or 3 planes (c, h, w) of {d} pixels in all, not {(c, h, w)}")
     if not (np.isfinite(more["mean"]) & np.isfinite(more["sd"]) & (more["sd"] > 0)).all():
         raise ValueError(f"{path}: mean must be finite, sd finite and above 0")
-    return {**more, "params": params, "stats": stats, "hp": hp}
+    return {**more, "net": net, "params": params, "stats": stats, "hp": hp}
 
 
 def eight_bits(image):
@@ -94,7 +96,7 @@ def predict(model, pixels):
     if pixels.ndim != 2 or len(pixels) != len(mean):
         raise ValueError(f"pixels {pixels.shape} do not fit the network: they must be ({len(mean)}, n)")
     X = ((pixels - mean) / model["sd"]).astype(params["W1"].dtype)
-    P, _ = kbn.forward(X, params, model["stats"], hp["eps"], hp["bn"])
+    P, _ = model["net"]["forward"](X, params, model["stats"], hp["eps"], hp["bn"])
     if not np.isfinite(P).all():
         raise ValueError("the network's scores are not finite")
     return P

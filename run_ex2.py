@@ -25,7 +25,7 @@ ROWS = [
 def main():
     lab = experiment.open_lab(experiment.options(__doc__), len(ROWS))
     results = experiment.train_all_seeds(lab, [experiment.config(**config) for _, _, config, _, _ in ROWS])
-    table = [experiment.row(network, setting, nets, A, B) for (network, setting, _, A, B), nets in zip(ROWS, results)]
+    table = [experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B}) for (network, setting, _, A, B), nets in zip(ROWS, results)]
     experiment.write_table(lab, "ex2", table)
     for i, ((network, setting, config, *_), nets) in enumerate(zip(ROWS, results), start=1):
         plots.curves(lab, f"ex2-{i}-{network}", f"{network} {config['hidden']}, {setting}", {"without BN": nets})

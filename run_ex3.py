@@ -56,11 +56,11 @@ def main():
     longer = experiment.train(lab, [(experiment.config(**SEARCHED, lam=winner["lambda"], n_cycles=3), winner["seed"])
                                     for winner in winners])
 
-    table = [experiment.row(network, setting, nets, A, B) for (network, setting, _, A, B), nets in zip(ROWS, results)]
+    table = [experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B}) for (network, setting, _, A, B), nets in zip(ROWS, results)]
     lams = ", ".join(f"{winner['lambda']:.2e}" for winner in winners)
     table += [{"network": "3-layer BN", "setting": f"best lambda of 20: {lams}",
                "validation": experiment.summary(winners, "val_accuracy"), "test": "", "A (CIFAR-10)": "", "B (CIFAR-10)": "val. 53.40 at 7.86e-03"},
-              experiment.row("3-layer BN", "best lambda, 3 cycles", longer, "", "53.92")]
+              experiment.row("3-layer BN", "best lambda, 3 cycles", longer, **{"A (CIFAR-10)": "", "B (CIFAR-10)": "53.92"})]
     experiment.write_table(lab, "ex3_search", trials)
     experiment.write_table(lab, "ex3", table)
 

@@ -36,7 +36,7 @@ def main():
     table = []
     for (network, bn, sigma), nets in results.items():
         B = REPORTED.get((network, bn), ["", "", ""])[SIGMAS.index(sigma)]
-        table.append(experiment.row(network, f"sigma {sigma:.0e}, {bn}", nets, "", B))
+        table.append(experiment.row(network, f"sigma {sigma:.0e}, {bn}", nets, **{"A (CIFAR-10)": "", "B (CIFAR-10)": B}))
     experiment.write_table(lab, "sensitivity", table)
     for network, hidden in NETS.items():
         panels = {f"sigma {sigma:.0e}": {bn: results[network, bn, sigma] for bn in BN} for sigma in SIGMAS}

@@ -44,7 +44,7 @@ def search(jobs, source, config):
     with tempfile.TemporaryDirectory() as out:
         lab = experiment.open_lab(experiment.options(__doc__, [*source, "--jobs", str(jobs), "--out", out, "--quiet"]), LAMS)
         runs = [(experiment.config(**config, lam=float(lam)), 0) for lam in np.logspace(-5, -1, LAMS)]
-        experiment.split(lab, runs[0][0]["n_train"], runs[0][0]["n_val"])
+        experiment.split(lab, *experiment.division(runs[0][0]))
         start = time.perf_counter()
         results = experiment.train(lab, runs, test=False)
         return time.perf_counter() - start, [result["val_accuracy"] for result in results]

@@ -31,12 +31,28 @@ def call(driver, *options, cwd, env=(), **popen):
                           timeout=200, **popen)
 
 
+def small(out, *options, cwd, **popen):
+    """Run tests/small.py with two seeds to its end, which must be a good one. Returns the finished process."""
+    job = call("tests/small", *SMALL, "--seeds", 2, "--out", out, *options, cwd=cwd, **popen)
+    assert job.returncode == 0 and "Traceback" not in job.stderr, job.stderr
+    return job
+
+
 def results_of(folder):
     """The result files below a folder, by name, less what may differ from run to run."""
     results = {path.name: json.loads(path.read_text()) for path in folder.rglob("runs/*.json")}
     for result in results.values():
         result.pop("duration_s")
     return results
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The folder that tests/small.py leaves when nothing happens to it, one job."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    small(out, "--jobs", 1, cwd=out)
+    assert {path.suffix for path in out.rglob("runs/*")} == {".json"} and len(results_of(out)) == 6
+    return out
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ import time
 import joblib
 import pytest
 
+import datasets
 import experiment
-from conftest import HOME, SMALL, call, command, environment, results_of
+from conftest import HOME, SMALL, call, command, environment, results_of, small
 
 pytest.importorskip("distributed", reason="the tests of --cluster need Dask: pip install 'dask[distributed]'")
+SOON = {"CLUSTER_TIMEOUT": "2"}
 LOCAL = ["--host", "127.0.0.1", "--no-dashboard"]
 
 
@@ -29,11 +31,14 @@ def start_worker(folder, **env):
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """A scheduler without workers: its address, its folder, and the list of processes that die with the test."""
+def cluster(request, tmp_path):
+    """A scheduler without workers: its address, its folder, and the list of processes that die with the test.
+
+    A test's parameter is the scheduler's environment.
+    """
     folder = tmp_path / "dask"
     folder.mkdir()
-    processes = [start("scheduler", folder, "--port", "0")]
+    processes = [start("scheduler", folder, "--port", "0", **getattr(request, "param", {}))]
     deadline = time.monotonic() + 30
     while not (folder / "scheduler.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -50,22 +55,19 @@ def one_line(job, status=1):
     return job.stderr.splitlines()[-1]
 
 
-def test_a_cluster_gives_the_same_to_the_bit(cluster, tmp_path):
+def test_a_cluster_gives_the_same_to_the_bit(cluster, undisturbed, tmp_path):
     address, folder, processes = cluster
     processes += [start_worker(folder), start_worker(folder)]
-    local = call("tests/small", *SMALL, "--seeds", 2, "--jobs", 2, "--out", tmp_path / "local", cwd=tmp_path)
-    far = call("tests/small", *SMALL, "--seeds", 2, "--cluster", address, "--out", tmp_path / "out", cwd=tmp_path)
-    assert local.returncode == far.returncode == 0, far.stderr
-    assert len(results_of(tmp_path / "local")) == 6 and results_of(tmp_path / "out") == results_of(tmp_path / "local")
+    far = small(tmp_path / "out", "--cluster", address, cwd=tmp_path)
+    assert results_of(tmp_path / "out") == results_of(undisturbed)
     assert f"cluster {address}" in far.stdout
 
 
-def test_a_killed_worker_costs_no_result(cluster, tmp_path):
+def test_a_killed_worker_costs_no_result(cluster, undisturbed, tmp_path):
     address, folder, processes = cluster
     processes += [start_worker(folder), start_worker(folder)]
-    local, out = tmp_path / "local", tmp_path / "out"
-    assert call("tests/small", *SMALL, "--seeds", 3, "--out", local, cwd=tmp_path).returncode == 0
-    job = subprocess.Popen(command("tests/small", *SMALL, "--seeds", 3, "--cluster", address, "--out", out), cwd=tmp_path,
+    out = tmp_path / "out"
+    job = subprocess.Popen(command("tests/small", *SMALL, "--seeds", 2, "--cluster", address, "--out", out), cwd=tmp_path,
                            env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while len(list(out.rglob("runs/*.checkpoint"))) < 2:
         assert job.poll() is None
@@ -73,7 +75,37 @@ def test_a_killed_worker_costs_no_result(cluster, tmp_path):
     os.kill(processes[-1].pid, signal.SIGKILL)
     _, stderr = job.communicate(timeout=100)
     assert job.returncode == 0 and "Traceback" not in stderr, stderr
-    assert len(results_of(out)) == 9 and results_of(out) == results_of(local)
+    assert results_of(out) == results_of(undisturbed)
+
+
+@pytest.mark.parametrize("cluster", [{"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}], indirect=True, ids=["at once"])
+def test_a_run_that_kills_its_workers_is_said_in_one_line(cluster):
+    address, folder, processes = cluster
+    processes.append(start_worker(folder))
+    with pytest.raises(experiment.ClusterError, match="was lost"):
+        with experiment.workers(experiment.options("", ["--cluster", address])) as parallel:
+            list(parallel([joblib.delayed(os._exit)(1)]))
+
+
+def test_a_run_that_diverges_on_a_worker_is_trained_once(cluster, tmp_path):
+    address, folder, processes = cluster
+    processes.append(start_worker(folder))
+
+    def diverge():
+        with open(tmp_path / "trained", "a") as file:
+            file.write("once\n")
+        raise FloatingPointError("training diverged")
+    with pytest.raises(FloatingPointError, match="training diverged"):
+        with experiment.workers(experiment.options("", ["--cluster", address])) as parallel:
+            list(parallel([joblib.delayed(diverge)()]))
+    assert (tmp_path / "trained").read_text() == "once\n"
+
+
+@pytest.mark.parametrize("what", ["dataset", "code"])
+def test_a_worker_refuses_to_train_with_another(what):
+    about = experiment.provenance(datasets.load("shapes", small=True))
+    with pytest.raises(experiment.ClusterError, match=f"another {what}"):
+        experiment.split_on_worker("shapes", None, True, 1000, 500, json.dumps(about | {what: "another"}))
 
 
 def test_a_cluster_of_one_core_trains_there_and_not_here(cluster, tmp_path):
@@ -110,12 +142,12 @@ def test_nobody_at_the_address(tmp_path):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
-        job = call("tests/small", *SMALL, "--cluster", address, "--out", tmp_path, cwd=tmp_path)
+        job = call("tests/small", *SMALL, "--cluster", address, "--out", tmp_path, cwd=tmp_path, env=SOON)
     assert address in one_line(job) and "no cluster with a worker" in job.stderr
 
 
 def test_a_scheduler_without_workers(cluster, tmp_path):
-    job = call("tests/small", *SMALL, "--cluster", cluster[0], "--out", tmp_path / "out", cwd=tmp_path)
+    job = call("tests/small", *SMALL, "--cluster", cluster[0], "--out", tmp_path / "out", cwd=tmp_path, env=SOON)
     assert cluster[0] in one_line(job) and "no cluster with a worker" in job.stderr
 
 

@@ -11,11 +11,16 @@ import pytest
 
 import experiment
 import kbn
+import layers
+import nets
 import tables
 from conftest import SMALL, call, command, environment, results_of
 
-TABLES = {"run_ex2": ["ex2"], "run_ex3": ["ex3", "ex3_search"], "run_sensitivity": ["sensitivity"]}
-FIGURES = {"run_ex2": 5, "run_ex3": 5, "run_sensitivity": 2}
+TABLES = {"run_ex2": ["ex2"], "run_ex3": ["ex3", "ex3_search"], "run_sensitivity": ["sensitivity"],
+          "run_solver": ["solver", "solver_scales"], "run_mnist": ["mnist"],
+          "run_fashion": ["fashion", "fashion_prediction", "fashion_claims"]}
+FIGURES = {"run_ex2": 5, "run_ex3": 5, "run_sensitivity": 2, "run_solver": 3, "run_mnist": 4, "run_fashion": 6}
+GREY = ["run_mnist", "run_fashion"]
 REPORTED = " (CIFAR-10)"  # the heads of the columns of others' figures say so, whatever the dataset
 ONE_JOB = [*SMALL, "--jobs", "1"]
 
@@ -24,21 +29,23 @@ ONE_JOB = [*SMALL, "--jobs", "1"]
 def test_smoke_writes_tables_and_figures_and_is_not_repeated(driver, tmp_path):
     out, cwd = tmp_path / "öut put", tmp_path / "elsewhere"
     cwd.mkdir()
-    first = call(driver, *ONE_JOB, "--out", out, cwd=cwd)
+    dataset = "grey-shapes" if driver in GREY else "shapes"
+    options = ["--smoke", "--dataset", dataset, "--jobs", "1", "--out", out]
+    first = call(driver, *options, cwd=cwd)
     assert first.returncode == 0, first.stderr
     assert not list(cwd.iterdir())
-    results, figures = out / "results" / "shapes-smoke", out / "figures" / "shapes-smoke"
+    results, figures = out / "results" / f"{dataset}-smoke", out / "figures" / f"{dataset}-smoke"
     for table in TABLES[driver]:
         markdown = (results / f"{table}.md").read_text(encoding="utf-8")
         assert markdown in first.stdout
         assert len((results / f"{table}.csv").read_text().splitlines()) == len(markdown.splitlines()) - 1
-    assert "shapes (synthetic), smoke test" in first.stdout and "CIFAR" not in first.stdout.replace(REPORTED, "")
+    assert f"{dataset.replace('-', ' ')} (synthetic), smoke test" in first.stdout and "CIFAR" not in first.stdout.replace(REPORTED, "")
     assert len([path for path in figures.iterdir() if path.stat().st_size > 10_000]) == FIGURES[driver]
-    assert {path.name for path in (out / "results").iterdir()} == {"shapes-smoke"}
+    assert {path.name for path in (out / "results").iterdir()} == {results.name}
     assert not list(out.rglob(".*"))
 
     before = results_of(out)
-    again = call(driver, *ONE_JOB, "--out", out, cwd=cwd)
+    again = call(driver, *options, cwd=cwd)
     assert again.returncode == 0 and "are in the results already" in again.stdout and again.stderr == ""
     assert again.stdout[again.stdout.index("| "):] in first.stdout
     assert results_of(out) == before
@@ -46,10 +53,9 @@ def test_smoke_writes_tables_and_figures_and_is_not_repeated(driver, tmp_path):
 
 def test_the_number_of_jobs_changes_no_bit(tmp_path):
     for jobs in (1, 2):
-        assert call("run_ex2", *SMALL, "--jobs", jobs, "--seeds", 2,
-                    "--out", tmp_path / str(jobs), cwd=tmp_path).returncode == 0
+        assert call("run_ex2", *SMALL, "--jobs", jobs, "--out", tmp_path / str(jobs), cwd=tmp_path).returncode == 0
     one, two = results_of(tmp_path / "1"), results_of(tmp_path / "2")
-    assert len(one) == 10 and one == two
+    assert len(one) == 5 and one == two
 
 
 def test_without_data_or_network_the_job_runs_on_the_synthetic_set_and_says_so(tmp_path):
@@ -70,7 +76,7 @@ def test_without_data_or_network_the_job_runs_on_the_synthetic_set_and_says_so(t
     (["--jobs", "two"], 2, "'two'"),
     (["--dataset", "cifar100"], 2, "cifar100"),
     (["--data-dir", "not here"], 1, "not here"),
-    (["--dataset", "shapes", "--out", "a file"], 1, "--out"),
+    ([*SMALL, "--out", "a file"], 1, "--out"),
 ])
 def test_what_is_typed_wrong_is_named_in_one_line(options, status, said, tmp_path):
     (tmp_path / "a file").write_text("")
@@ -95,7 +101,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 
 def test_ctrl_c_keeps_the_finished_runs(tmp_path):
     job = subprocess.Popen(command("run_sensitivity", *ONE_JOB, "--seeds", 20, "--out", tmp_path), env=environment(),
-                           stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+                           stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # which a background job ignores
     start = time.time()
     while not list(tmp_path.rglob("runs/*.json")) and time.time() < start + 60:
         time.sleep(0.1)
@@ -108,7 +115,9 @@ def test_ctrl_c_keeps_the_finished_runs(tmp_path):
 # ------------------------------------------------------------------------------------------------------- experiment
 
 SETTING = experiment.config(hidden=[4])
-ABOUT = {"dataset": {"name": "toy", "fingerprint": "0", "classes": 3}, "code": "1", "versions": {}}
+ABOUT = {"dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]},
+         "code": {"hidden": "1", "specs": "2"}, "versions": {}}
+KEY = experiment.key_of(SETTING, 0, ABOUT)
 
 
 def test_a_result_is_the_network_that_kbn_trains(toy, tmp_path):
@@ -129,29 +138,80 @@ def test_search_trials_do_not_look_at_the_test_set(toy, tmp_path):
     path, result, model = experiment.run(setting, 0, toy, ABOUT, tmp_path / "run.json", False)
     assert "test_accuracy" not in result
     experiment.keep({"results": tmp_path / "not there"}, path, result, model, False)
-    assert experiment.finished(path, setting, 0, ABOUT, False) == result
-    assert experiment.finished(path, setting, 0, ABOUT, True) is None
+    assert experiment.finished(path, experiment.key_of(setting, 0, ABOUT), False) == result
+    assert experiment.finished(path, experiment.key_of(setting, 0, ABOUT), True) is None
     with pytest.raises(TypeError):
         experiment.run(setting, 0, toy, ABOUT, tmp_path / "run.json", True)
 
 
 def test_only_a_result_of_the_same_config_seed_data_and_code_is_used_again(tmp_path, capsys):
     path = tmp_path / "run.json"
-    good = {"config": SETTING, "seed": 0, **ABOUT, "val_accuracy": 0.4, "test_accuracy": 0.5, "history": {}}
+    good = {**KEY, "val_accuracy": 0.4, "test_accuracy": 0.5, "history": {}}
     path.write_text(json.dumps(good))
-    assert experiment.finished(path, SETTING, 0, ABOUT, True) == good
-    assert experiment.finished(path, SETTING, 1, ABOUT, True) is None
-    assert experiment.finished(path, SETTING | {"lam": 0.1}, 0, ABOUT, True) is None
-    assert experiment.finished(path, SETTING, 0, ABOUT | {"code": "2"}, True) is None
-    assert experiment.finished(path, SETTING, 0, ABOUT | {"dataset": {}}, True) is None
-    assert experiment.finished(tmp_path / "none.json", SETTING, 0, ABOUT, True) is None
+    assert experiment.finished(path, KEY, True) == good
+    assert experiment.finished(path, KEY | {"seed": 1}, True) is None
+    assert experiment.finished(path, KEY | {"config": SETTING | {"lam": 0.1}}, True) is None
+    assert experiment.finished(path, KEY | {"code": "2"}, True) is None
+    assert experiment.finished(path, KEY | {"dataset": {}}, True) is None
+    assert experiment.finished(tmp_path / "none.json", KEY, True) is None
     assert capsys.readouterr().err == ""
     older = [json.dumps({key: value for key, value in good.items() if key != lacking})
              for lacking in ("config", "dataset", "code", "val_accuracy", "history")]
     for damage in (path.read_text()[:-20], "", "[1]", "{}", "3", *older):
         path.write_text(damage)
-        assert experiment.finished(path, SETTING, 0, ABOUT, True) is None
+        assert experiment.finished(path, KEY, True) is None
         assert str(path) in capsys.readouterr().err
+
+
+def image_net(toy, **changes):
+    """A config, data and provenance of a small convolutional net: the toy's examples as images of 1 x 2 x 3."""
+    pad = {part: (np.vstack([X, X[:1]]), y) for part, (X, y) in ((part, toy[part]) for part in ("train", "val", "test"))}
+    specs = [("conv", 4, (2, 3)), ("bn",), ("relu",), ("affine", 3)]
+    setting = experiment.config(specs=specs, n_batch=20, n_s=30, n_cycles=1, eta_max=0.05, n_train=300, n_val=50, **changes)
+    return setting, pad | {"input": {"shape": np.array([1, 2, 3])}}, ABOUT | {"dataset": {**ABOUT["dataset"], "shape": [1, 2, 3]}}
+
+
+def test_a_result_of_layer_specs_is_the_net_that_nets_builds(toy, tmp_path):
+    setting, data, about = image_net(toy, watched=30)
+    path, result, model = experiment.run(setting, 7, data, about, tmp_path / "run.json", True)
+    rng, specs, shape = np.random.default_rng(7), setting["specs"], (1, 2, 3)
+    net, params = nets.build(specs, shape), nets.init_params(specs, shape, rng)
+    moments = []
+    hp = {"n_batch": 20, "n_s": 30, "n_cycles": 1, "eta_max": 0.05}
+    params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng, net=net, callback=lambda state: moments.append(
+        layers.conv_forward(data["train"][0][:, :30].T.reshape(30, 1, 2, 3), state["params"]["W1"], state["params"]["b1"])[0].std()))
+    X, y = data["test"]
+    whole = kbn.dataset_stats(data["train"][0].astype(np.float32), params, net=net)
+    predicted = net["forward"](X.astype(np.float32), params, stats)[0].argmax(axis=0)
+    wrong = [[i, predicted[i]] for i in range(len(y)) if predicted[i] != y[i]]
+    assert result["test_accuracy"] == 1 - len(wrong) / len(y) and result["mistakes"] == wrong[:experiment.MISTAKES]
+    assert result["test_accuracy_dataset"] == kbn.accuracy(X, y, params, whole, net=net)
+    np.testing.assert_allclose(result["filters"], params["W1"], atol=1e-4)
+    np.testing.assert_allclose(result["history"]["epoch"]["S1_sd"], moments, rtol=1e-5)
+    np.testing.assert_allclose(result["history"]["epoch"]["val_loss"], history["epoch"]["val_loss"], rtol=1e-5)
+    (tmp_path / "net.npz").write_bytes(model)
+    saved, saved_stats, hp, more = kbn.load(tmp_path / "net.npz", nets.check_model)
+    assert kbn.accuracy(X, y, saved, saved_stats, net=nets.of_model(more)) == result["test_accuracy"]
+
+
+def test_divergence_is_a_result_where_it_may_be(toy, tmp_path):
+    setting, data, about = image_net(toy)
+    setting["eta_max"] = 1e30
+    path, result, model = experiment.run(setting, 7, data, about, tmp_path / "run.json", True, may_diverge=True)
+    assert "diverged" in result["diverged"] and result["val_accuracy"] == result["test_accuracy"] == 1 / 3 and model == b""
+    experiment.keep({"results": tmp_path}, path, result, model, True)
+    assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("*.checkpoint"))
+    found = experiment.finished(path, experiment.key_of(setting, 7, about), True)
+    assert found["diverged"] == result["diverged"] and np.isnan(found["history"]["epoch"]["val_loss"]).all()
+
+
+def test_names_of_runs_are_short_and_tell_nets_apart():
+    deep = [["affine", 50], ["bn"], ["relu"]] * 20 + [["affine", 10]]
+    names = {experiment.run_name(experiment.config(**changes), 0) for changes in (
+        {"specs": deep}, {"specs": deep[:-1] + [["relu"], ["affine", 10]]}, {"specs": deep, "loss": "svm"}, {"hidden": [50]},
+        {"specs": [["conv", 8, [5, 3], 1, [2, 1]], ["affine", 10]]}, {"specs": [["conv", 8, 5, 3, [2, 1]], ["affine", 10]]})}
+    assert len(names) == 6 and "conv8x5x3x1x2x1-affine10_seed=0" in names
+    assert max(map(len, names)) < 100
 
 
 def test_a_run_that_diverges_is_named(toy, tmp_path):

@@ -1,12 +1,19 @@
 """Many runs: the same numbers whatever happens on the way. Kills, restarts, damaged files, company, one job or two."""
+import contextlib
 import json
 import os
+import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
+import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,19 +22,13 @@ import datasets
 import experiment
 import kbn
 import tables
-from conftest import SMALL, call, command, environment, results_of
+from conftest import SMALL, command, environment, results_of, small
 
-SEEDS, RUNS = 2, 6  # given to tests/small.py, and what comes of it
+SEEDS, RUNS = 2, 6  # what conftest.small gives tests/small.py, and what comes of it
 SETTING = experiment.config(hidden=[6], batch_norm=True, n_batch=20, n_s=45, n_cycles=1, eta_max=0.02, momentum=0.9, keep=0.8)
-ABOUT = {"dataset": {"name": "toy", "fingerprint": "0", "classes": 3}, "code": "1", "versions": {}}
+ABOUT = {"dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]}, "code": {"hidden": "1", "specs": "2"},
+         "versions": {}}
 KEY = {"config": SETTING, "seed": 3, "dataset": ABOUT["dataset"], "code": "1"}
-
-
-def small(out, *options, cwd, **popen):
-    """Run tests/small.py to its end, which must be a good one. Returns the finished process."""
-    job = call("tests/small", *SMALL, "--seeds", SEEDS, "--out", out, *options, cwd=cwd, **popen)
-    assert job.returncode == 0 and "Traceback" not in job.stderr, job.stderr
-    return job
 
 
 def models_of(folder):
@@ -48,15 +49,6 @@ def updates_made(folder):
     return made
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The folder that tests/small.py leaves when nothing happens to it, one job."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    small(out, "--jobs", 1, cwd=out)
-    assert len(results_of(out)) == RUNS and len(models_of(out)) == RUNS - SEEDS
-    return out
-
-
 def assert_same(out, undisturbed):
     """Results, models and tables are those of the undisturbed run to the bit, and nothing else is there."""
     assert results_of(out) == results_of(undisturbed)
@@ -69,8 +61,13 @@ def assert_same(out, undisturbed):
 
 # -------------------------------------------------------------------------------------------------------- kill and go on
 
-def test_killed_at_twenty_random_moments_the_end_is_the_same_to_the_bit(undisturbed, tmp_path):
-    moments, temporary = random.Random(1), tmp_path / "temporary"
+def left_of(drivers):
+    """What joblib left of these processes in /dev/shm."""
+    return [path.name for path in Path("/dev/shm").glob("*") if {*map(str, drivers)} & {*re.split("[-_]", path.name)}]
+
+
+def test_killed_at_twenty_random_moments_the_end_is_the_same_to_the_bit(undisturbed, tmp_path, monkeypatch):
+    moments, temporary, drivers = random.Random(1), tmp_path / "temporary", []
     temporary.mkdir()
     kills, went_on, round_ = 0, 0, 0
     while kills < 20:
@@ -80,17 +77,18 @@ def test_killed_at_twenty_random_moments_the_end_is_the_same_to_the_bit(undistur
             job = subprocess.Popen(command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", 1 + kills % 2, "--out", out),
                                    cwd=tmp_path, env=environment(TMPDIR=str(temporary)), text=True, start_new_session=True,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            drivers.append(job.pid)
             deadline = time.monotonic() + 60
             while job.poll() is None and updates_made(out) == before and time.monotonic() < deadline:
                 time.sleep(0.01)  # until it has done something, so that killing it ever again comes to an end
             try:
                 _, stderr = job.communicate(timeout=moments.uniform(0, 0.4))
-                ended = job.returncode == 0
             except subprocess.TimeoutExpired:
                 os.killpg(job.pid, signal.SIGKILL)
                 _, stderr = job.communicate()
-                kills += 1
-            assert ended or job.returncode == -signal.SIGKILL, stderr
+            ended, killed = job.returncode == 0, job.returncode == -signal.SIGKILL
+            assert ended or killed, stderr
+            kills += killed
             assert "damaged" not in stderr and "another" not in stderr and "Traceback" not in stderr
             now = updates_made(out)
             for run in now.keys() & before.keys():
@@ -99,20 +97,53 @@ def test_killed_at_twenty_random_moments_the_end_is_the_same_to_the_bit(undistur
             before = now
         assert_same(out, undisturbed)
     assert went_on >= 10
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    lab = experiment.open_lab(experiment.options("", [*SMALL, "--jobs", "2", "--out", str(tmp_path), "--quiet"]), 1)
+    experiment.split(lab, 1000, 500)
+    assert [str(path) for path in temporary.iterdir()] == [lab["scratch"].name] and not left_of(drivers)
+
+
+def test_the_workers_of_a_killed_driver_end_and_leave_nothing(tmp_path):
+    job = subprocess.Popen(command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", 2, "--out", tmp_path), cwd=tmp_path,
+                           env=environment(TMPDIR=str(tmp_path)), start_new_session=True, stdout=subprocess.PIPE)
+    while not list(tmp_path.rglob("*.checkpoint")):
+        assert job.poll() is None
+        time.sleep(0.05)
+    job.kill()
+    try:
+        job.communicate(timeout=20)  # whoever lives holds the pipe open
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+    assert not left_of([job.pid])
+
+
+def test_what_is_cleared_is_a_dead_drivers(tmp_path, monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    host = platform.node()
+    stay = {f"kbn-{host}-{os.getpid()}-x", f"kbn-{host}-1-x", f"kbn-another{host}-{dead.pid}-x", f"kbn-{host}-word-x",
+            f"{host}-{dead.pid}-x"}
+    for name in {*stay, f"kbn-{host}-{dead.pid}-x"}:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "split").write_text("")
+    experiment.clear_splits()
+    assert {path.name for path in tmp_path.iterdir()} == stay
 
 
 def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
     path, train, starts = tmp_path / "run.json", kbn.minibatch_gd, []
 
     def stopped_after(epochs):
-        def minibatch_gd(train_, val, params, hp, rng, callback, state):
+        def minibatch_gd(train_, val, params, hp, rng, callback, state, net):
             starts.append(state and state["t"])
 
             def counted(state):
                 callback(state)
                 if len(state["history"]["epoch"]["t"]) == epochs:
                     raise KeyboardInterrupt
-            return train(train_, val, params, hp, rng, counted, state)
+            return train(train_, val, params, hp, rng, counted, state, net)
         return minibatch_gd
 
     _, whole, model = experiment.run(SETTING, 3, toy, ABOUT, tmp_path / "another.json", True)
@@ -252,16 +283,16 @@ def test_fresh_trains_all_again_and_ignores_checkpoints(undisturbed, tmp_path):
     runs = sorted(tmp_path.rglob("runs/*.json"))
     before = {path: path.stat().st_mtime_ns for path in runs}
     path, result = runs[0], json.loads(runs[0].read_text())
-    config, about = result["config"], {key: result[key] for key in ("dataset", "code")}
+    config, key = result["config"], {name: result[name] for name in ("config", "seed", "dataset", "code")}
 
     def plant():
         """A good checkpoint of this run, but for its b1."""
         def take(state):
             if state["t"] == 50:
                 state["params"]["b1"] += 1
-                experiment.write_checkpoint(experiment.checkpoint_of(path), {"config": config, "seed": result["seed"], **about}, state, 0)
+                experiment.write_checkpoint(experiment.checkpoint_of(path), key, state, 0)
                 raise KeyboardInterrupt
-        data = experiment.arrays_of(datasets.load("shapes", small=True), 1000, 500)
+        data = experiment.arrays_of(datasets.load("shapes", small=True), 1000, 500, "each")
         rng = np.random.default_rng(result["seed"])
         params = kbn.init_params([3072, *config["hidden"], 10], rng, config["batch_norm"])
         with pytest.raises(KeyboardInterrupt):
@@ -289,7 +320,7 @@ def test_two_drivers_at_once_in_one_folder_both_succeed(undisturbed, tmp_path):
 
 
 def test_models_predict_what_the_results_say(undisturbed):
-    data = experiment.arrays_of(datasets.load("shapes", small=True), 1000, 500)
+    data = experiment.arrays_of(datasets.load("shapes", small=True), 1000, 500, "each")
     results = results_of(undisturbed)
     models = {f"{path.stem}.json": path for path in undisturbed.rglob("models/*.npz")}
     assert models.keys() == {name for name in results if "lam=" not in name}  # the trials of a search leave none
@@ -305,8 +336,11 @@ def test_models_predict_what_the_results_say(undisturbed):
 
 def test_code_version_sees_code_and_neither_comments_nor_docstrings(tmp_path):
     def version(text):
-        (tmp_path / "module.py").write_text(text, encoding="utf-8")
-        return experiment.code_version(tmp_path / "module.py")
+        path = tmp_path / f"module{len(list(tmp_path.iterdir()))}.py"
+        path.write_text(text, encoding="utf-8")
+        module = types.ModuleType(path.stem)
+        module.__file__ = str(path)
+        return experiment.code_version(module)
 
     code = '"""Module."""\nX = 1\n\n\ndef f(x):\n    """Function."""\n    return x + X\n\n\nclass C:\n    """Class."""\n'
     same = [code.replace("Module", "Any"), code.replace("Function", "änderung"), code.replace('    """Class."""', "    pass"),
@@ -317,7 +351,7 @@ def test_code_version_sees_code_and_neither_comments_nor_docstrings(tmp_path):
     assert len({version(text) for text in [code, *other]}) == len(other) + 1
 
 
-def describe(config, seed, source, about, path, test):
+def describe(config, seed, source, about, path, test, may_diverge):
     """Stands in for experiment.run: says of the arrays it was given what they are, and in which process."""
     arrays = [array for part in ("train", "val", "test") for array in source[part]]
     return path, {"val_accuracy": 0.0, "process": os.getpid(), "files": sorted({str(getattr(a, "filename", None)) for a in arrays}),
@@ -334,6 +368,20 @@ def test_two_jobs_read_the_same_mapped_file_and_cannot_write_to_it(tmp_path, mon
     assert os.getpid() not in {result["process"] for result in results}
     files = {tuple(result["files"]) for result in results}
     assert len(files) == 1 and len(*files) == 1 and os.path.exists(*files.pop())
+
+
+def test_results_come_in_the_order_of_the_runs(tmp_path, monkeypatch):
+    def the_first_is_the_last(config, seed, source, about, path, test):
+        deadline = time.monotonic() + 10
+        while seed == 0 and not (tmp_path / "1").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (tmp_path / str(seed)).touch()
+        return path, {"seed": seed, "val_accuracy": 0.0}, b""
+
+    monkeypatch.setattr(experiment, "run", the_first_is_the_last)
+    lab = experiment.open_lab(experiment.options("", [*SMALL, "--jobs", "2", "--out", str(tmp_path), "--quiet"]), 3)
+    results = experiment.train(lab, [(experiment.config(), seed) for seed in range(3)])
+    assert [result["seed"] for result in results] == [0, 1, 2]
 
 
 def test_one_job_trains_in_the_drivers_own_process(tmp_path, monkeypatch):
