@@ -30,7 +30,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import datasets
 import kbn
@@ -170,7 +170,13 @@ def provenance(raw):
     return {"dataset": {"name": raw["name"], "fingerprint": raw["fingerprint"], "classes": len(raw["classes"]),
                         "shape": list(raw["shape"])},
             "code": {"hidden": code_version(kbn, *PREPARATION), "specs": code_version(kbn, layers, nets, *PREPARATION)},
-            "versions": {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}}
+            "versions": {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(), "blas": blas()}}
+
+
+def blas():
+    """The library that multiplies matrices, and for which processor: the last bits of all results depend on it."""
+    return ", ".join(f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
+                     for library in threadpool_info() if library["user_api"] == "blas")
 
 
 def code_version(*sources):
