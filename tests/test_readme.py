@@ -4,19 +4,23 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 import kbn
 
 HOME = Path(kbn.__file__).parent
 README = (HOME / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_prints_what_it_says():
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+def test_the_examples_print_what_they_say():
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         exec(code, {})
-    printed, said = float(output.getvalue().split()[-1]), float(re.search(r"# (0\.\d+)\n", code)[1])
-    assert abs(printed - said) <= 0.02  # another BLAS may round otherwise
+    printed = [float(line.split()[-1]) for line in output.getvalue().splitlines()]
+    said = [float(number) for number in re.findall(r"# (0\.\d+)\n", code)]
+    assert len(said) == 2
+    assert printed == pytest.approx(said, abs=0.02)  # another BLAS may round otherwise
 
 
 def test_every_file_and_figure_it_names_is_there():
