@@ -247,8 +247,6 @@ def max_pool_forward(images, size, stride, pad=0):
     windows do not divide the images, or could lie in the padding alone.
     """
     padded, size, stride, pad = pad_images(images, size, stride, pad, fill=-np.inf)
-    if pad[0] >= size[0] or pad[1] >= size[1]:
-        raise ValueError(f"pad {pad} must be less than size {size}: some windows would hold nothing but padding")
     view = windows(padded, size, stride)
     out = view[:, 0, 0].copy()
     for i, j in np.ndindex(size):
@@ -315,20 +313,32 @@ def rows_to_images(rows, shape):
 def pad_images(images, size, stride, pad, fill=0.0):
     """A copy (c, h + 2 pad, w + 2 pad, n) of images (n, c, h, w), with fill around; and size, stride and pad as pairs.
 
-    Raises ValueError for impossible numbers, and unless windows of this size and stride cover it to the last pixel.
+    Raises ValueError as grid does; fill other than 0 is never to fill a whole window.
     """
     if images.ndim != 4:
         raise ValueError(f"images must be (n, c, h, w), not {images.shape}")
     n, c, h, w = images.shape
-    size, stride, pad = pair(size, 1, "size"), pair(stride, 1, "stride"), pair(pad, 0, "pad")
+    size, stride, pad, _ = grid((h, w), size, stride, pad, pixels=fill != 0)
     padded_size = h + 2 * pad[0], w + 2 * pad[1]
-    for whole, k, s in zip(padded_size, size, stride):
-        if whole < k or (whole - k) % s:
-            raise ValueError(f"windows of {size[0]} x {size[1]}, stride {stride[0]} x {stride[1]} and padding "
-                             f"{pad[0]} x {pad[1]}, do not divide images of {h} x {w}")
     padded = np.full_like(images, fill, shape=(c, *padded_size, n), order="C")
     padded[:, pad[0]:pad[0] + h, pad[1]:pad[1] + w] = images.transpose(1, 2, 3, 0)
     return padded, size, stride, pad
+
+
+def grid(sides, size, stride, pad, pixels=False):
+    """size, stride and pad as pairs, and the numbers (h_out, w_out) of such windows in images of sides (h, w).
+
+    Raises ValueError for impossible numbers, unless the windows cover the padded images to the last pixel, and, with
+    pixels, where windows could lie in the padding alone.
+    """
+    size, stride, pad = pair(size, 1, "size"), pair(stride, 1, "stride"), pair(pad, 0, "pad")
+    rest = [side + 2 * p - k for side, k, p in zip(sides, size, pad)]
+    if min(rest) < 0 or any(r % s for r, s in zip(rest, stride)):
+        raise ValueError(f"windows of {size[0]} x {size[1]}, stride {stride[0]} x {stride[1]} and padding "
+                         f"{pad[0]} x {pad[1]}, do not divide images of {sides[0]} x {sides[1]}")
+    if pixels and (pad[0] >= size[0] or pad[1] >= size[1]):
+        raise ValueError(f"pad {pad} must be less than size {size}: some windows would hold nothing but padding")
+    return size, stride, pad, tuple(r // s + 1 for r, s in zip(rest, stride))
 
 
 def crop(padded, pad):

@@ -20,6 +20,7 @@ belong to the BN between it and W2. A k-layer network has the same params here a
 import functools
 import inspect
 import json
+import math
 from collections import namedtuple
 
 import numpy as np
@@ -29,47 +30,60 @@ import layers
 
 LOSSES = {"softmax": layers.softmax_loss, "svm": layers.svm_loss}
 
-# draw(X, rng, sigma, dtype) -> its new params, for the input X; forward(X, own) -> out, cache, where own holds its params
-# by name, and of stats and masks what it asks for; backward(G, cache) -> dJ/dX, and the gradient of each of its params
-Layer = namedtuple("Layer", "draw forward backward params stats masks", defaults=((), (), ()))
+LARGEST = 2**22  # values that an example may have on its way through a net; more is a mistake, and would fill the memory
+
+# shapes(shape) -> the shape of one output, and those of its params and stats, for the shape of one input, (m,) or
+# (c, h, w); forward(X, own) -> out, cache, where own holds its params by name, and of stats and masks what it asks for;
+# backward(G, cache) -> dJ/dX, and the gradient of each of its params
+Layer = namedtuple("Layer", "shapes forward backward params stats masks", defaults=((), (), ()))
 
 
 # ------------------------------------------------------------------------------------------------- the kinds of layers
 
 def affine(m):
-    def draw(X, rng, sigma, dtype):
-        return draw_units((m, len(as_columns(X))), rng, sigma, dtype)
-
     def forward(X, own):
         return layers.affine_forward(as_columns(X), own["W"], own["b"])
 
-    return Layer(draw, forward, layers.affine_backward, ("W", "b"))
+    return Layer(lambda shape: ((m,), units(m, math.prod(shape))), forward, layers.affine_backward, ("W", "b"))
 
 
 def conv(f, size, stride=1, pad=0):
-    def draw(X, rng, sigma, dtype):
-        if X.ndim != 4:
-            raise ValueError(f"images (n, c, h, w) must come in, not {X.shape}")
-        return draw_units((f, X.shape[1], *layers.pair(size, 1, "size")), rng, sigma, dtype)
+    def shapes(shape):
+        size_, sides = slide(shape, size, stride, pad)
+        return (f, *sides), units(f, shape[0], *size_)
 
     def forward(images, own):
         return layers.conv_forward(images, own["W"], own["b"], stride, pad)
 
-    return Layer(draw, forward, layers.conv_backward, ("W", "b"))
+    return Layer(shapes, forward, layers.conv_backward, ("W", "b"))
 
 
-def draw_units(shape, rng, sigma, dtype):
-    """Weights of this shape (m, ...), and m biases of 0."""
-    m = shape[0]
+def units(m, *inputs):
+    """The shapes of the weights and biases of m units or filters."""
     if not (isinstance(m, (int, np.integer)) and m > 0):
         raise ValueError(f"the number of units or filters must be a positive integer, not {m!r}")
-    return {"W": kbn.draw_weights(shape, rng, sigma, dtype), "b": np.zeros((m, 1), dtype)}
+    return {"W": (m, *inputs), "b": (m, 1)}
+
+
+def slide(shape, size, stride, pad, pixels=False):
+    """size as a pair, and the (h_out, w_out) windows in an image of the shape (c, h, w); pixels as in layers.grid."""
+    if len(shape) != 3:
+        raise ValueError(f"images (c, h, w) must come in, not {shape}")
+    c, *sides = shape
+    size, _, pad, out = layers.grid(sides, size, stride, pad, pixels)
+    check_size((c, *(side + 2 * p for side, p in zip(sides, pad))))
+    return size, out
+
+
+def check_size(shape):
+    """Raises ValueError where one example of this shape has more values than it may."""
+    if math.prod(shape) > LARGEST:
+        raise ValueError(f"an example of the shape {shape} is too large")
 
 
 def bn():
-    def draw(X, rng, sigma, dtype):
-        m = X.shape[1] if X.ndim == 4 else len(X)
-        return {"gamma": np.ones((m, 1), dtype), "beta": np.zeros((m, 1), dtype)}
+    def shapes(shape):
+        return shape, dict.fromkeys(("gamma", "beta", "mu", "v"), (shape[0], 1))
 
     def forward(X, own):
         normalise = layers.channel_batch_norm_forward if X.ndim == 4 else layers.batch_norm_forward
@@ -78,29 +92,30 @@ def bn():
     def backward(G, cache):
         return (layers.channel_batch_norm_backward if G.ndim == 4 else layers.batch_norm_backward)(G, cache)
 
-    return Layer(draw, forward, backward, ("gamma", "beta"), stats=("mu", "v"))
+    return Layer(shapes, forward, backward, ("gamma", "beta"), stats=("mu", "v"))
 
 
 def dropout():
     def forward(X, own):
         return layers.dropout_forward(X, own["mask"]) if "mask" in own else (X, 1)
 
-    return Layer(no_params, forward, layers.dropout_backward, masks=("mask",))
+    return Layer(unchanged, forward, layers.dropout_backward, masks=("mask",))
 
 
-def pool(pool_forward, pool_backward):
+def pool(pool_forward, pool_backward, pixels=False):
     def kind(size, stride=None, pad=0):
-        return Layer(no_params, lambda images, own: pool_forward(images, size, size if stride is None else stride, pad),
-                     pool_backward)
+        stride = size if stride is None else stride
+        return Layer(lambda shape: ((shape[0], *slide(shape, size, stride, pad, pixels)[1]), {}),
+                     lambda images, own: pool_forward(images, size, stride, pad), pool_backward)
     return kind
 
 
 def activation(forward, backward):
-    return lambda: Layer(no_params, lambda X, own: forward(X), backward)
+    return lambda: Layer(unchanged, lambda X, own: forward(X), backward)
 
 
-def no_params(X, rng, sigma, dtype):
-    return {}
+def unchanged(shape):
+    return shape, {}
 
 
 ACTIVATIONS = {
@@ -111,7 +126,7 @@ ACTIVATIONS = {
 KINDS = {
     "affine": affine,
     "conv": conv,
-    "max_pool": pool(layers.max_pool_forward, layers.max_pool_backward),
+    "max_pool": pool(layers.max_pool_forward, layers.max_pool_backward, pixels=True),
     "avg_pool": pool(layers.avg_pool_forward, layers.avg_pool_backward),
     "bn": bn,
     "dropout": dropout,
@@ -125,32 +140,37 @@ def build(specs, shape, loss="softmax"):
     """A net for kbn's functions to take in the place of kbn.MLP: a dict of functions that are called like kbn's own.
 
     specs: see above. shape: of one input, (d,) or (c, h, w); X (d, n) holds images plane by plane, one a column.
-    loss: "softmax" or "svm". Raises ValueError for what is no spec, or no loss; init_params checks that the sizes fit.
+    loss: "softmax" or "svm". Raises ValueError for what is no spec, or no loss, and, naming the layer, where a size does
+    not fit.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be {' or '.join(map(repr, LOSSES))}, not {loss!r}")
-    plan, shape = numbered(specs), tuple(map(int, shape))
+    plan, (between, _) = numbered(specs), sizes(specs, shape)
+    shape = between[0]
     return {
         "forward": functools.partial(forward, plan, shape),
         "backward": functools.partial(backward, plan, LOSSES[loss]),
-        "dropout_masks": functools.partial(dropout_masks, plan, shape),
+        "dropout_masks": functools.partial(dropout_masks, plan, between),
         "loss": lambda Y, cache: LOSSES[loss](cache["scores"], Y.argmax(axis=0))[0],
-        "d": lambda params: int(np.prod(shape)),
+        "d": lambda params: math.prod(shape),
         "chunk": 100 if "conv" in (kind for kind, *_ in specs) else 1000,
     }
 
 
 def numbered(specs):
     """For each of specs its Layer, and the number l of the last weights up to it. Raises ValueError for what is none."""
+    if not isinstance(specs, (list, tuple)):
+        raise ValueError(f"a net is a list of layers, not {specs!r:.60}")
     plan, l = [], 0
-    for kind, *numbers in specs:
-        if kind not in KINDS:
-            raise ValueError(f"there is no layer {kind!r}; there are {', '.join(KINDS)}")
+    for spec in specs:
+        kind, *numbers = spec if isinstance(spec, (list, tuple)) and spec else [None]
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ValueError(f"there is no layer {spec!r:.60}; there are {', '.join(KINDS)}")
         try:
             layer = KINDS[kind](*numbers)
         except TypeError:
-            numbers = ", ".join(inspect.signature(KINDS[kind]).parameters)
-            raise ValueError(f"{(kind, *numbers)} must hold the kind and {numbers or 'nothing else'}") from None
+            names = ", ".join(inspect.signature(KINDS[kind]).parameters)
+            raise ValueError(f"layer {tuple(spec)!r:.60} must hold the kind and {names or 'nothing else'}") from None
         l += "W" in layer.params
         if any(m == l and set(other.params + other.masks) & set(layer.params + layer.masks) for other, m in plan):
             raise ValueError(f"there are two {kind} layers between one affine or conv layer and the next")
@@ -166,20 +186,39 @@ def with_bn(specs, position="before"):
     return [layer for spec, pair in zip(specs, pairs) for layer in (pair if spec[0] in ACTIVATIONS else [spec])]
 
 
+def sizes(specs, shape):
+    """The shape of one example as it enters each layer, and as it leaves the last; the shapes of params and stats by name.
+
+    specs, shape as in build. Raises ValueError, naming the layer, where a size does not fit.
+    """
+    sides = np.asarray(shape).tolist()
+    if not (isinstance(sides, list) and len(sides) in (1, 3) and all(type(side) is int and side > 0 for side in sides)):
+        raise ValueError(f"the shape of an input must be (d,) or (c, h, w), positive integers, not {sides!r:.60}")
+    between, arrays = [tuple(sides)], {}
+    for spec, (layer, l) in zip(specs, numbered(specs)):
+        try:
+            out, own = layer.shapes(between[-1])
+            check_size(out)
+        except ValueError as error:
+            raise ValueError(f"layer {tuple(spec)!r:.60}: {error}") from None
+        between.append(out)
+        arrays |= {f"{name}{l}": own_shape for name, own_shape in own.items()}
+    return between, arrays
+
+
 def init_params(specs, shape, rng, sigma=None, dtype=np.float32):
     """Draw the weights of a net as kbn.init_params does; m_{l-1} of a filter is c kh kw.
 
-    specs, shape as in build. Returns params. Raises ValueError, naming the layer, where a size does not fit.
+    specs, shape as in build. Returns params. Raises ValueError as there, and for an impossible sigma.
     """
-    params, X = {}, as_input(np.zeros((int(np.prod(shape)), 1), dtype), shape)
-    for spec, (layer, l) in zip(specs, numbered(specs)):
-        try:
-            own = layer.draw(X, rng, sigma, dtype)
-            X, _ = layer.forward(X, own | {"eps": kbn.EPS})
-        except ValueError as error:
-            raise ValueError(f"layer {tuple(spec)}: {error}") from None
-        params |= {f"{name}{l}": array for name, array in own.items()}
-    return params
+    _, arrays = sizes(specs, shape)
+    return {name: kbn.draw_weights(arrays[name], rng, sigma, dtype) if name.startswith("W")
+            else np.full(arrays[name], name.startswith("gamma"), dtype) for name in arrays if not is_stat(name)}
+
+
+def is_stat(name):
+    """Whether an array's name is one of stats, not of params."""
+    return name.startswith(("mu", "v"))
 
 
 def forward(plan, shape, X, params, stats=None, eps=kbn.EPS, bn="before", masks=None):
@@ -251,22 +290,16 @@ def backward(plan, loss, Y, params, cache, lam, grads=None):
     return grads
 
 
-def dropout_masks(plan, shape, params, n, keep, rng):
+def dropout_masks(plan, between, params, n, keep, rng):
     """Draw mask{l} for every dropout layer, of the shape that it masks for n examples; called as kbn.dropout_masks is.
 
-    Raises ValueError where there is none.
+    between: the shapes that enter the layers. Raises ValueError where there is no dropout layer.
     """
-    if not any(layer.masks for layer, _ in plan):
+    masked = {l: shape for (layer, l), shape in zip(plan, between) if layer.masks}
+    if not masked:
         raise ValueError(f"keep is {keep:g}, but the net has no ('dropout',) layer")
-    dtype = params["W1"].dtype
-    _, cache = forward(plan, shape, np.zeros((int(np.prod(shape)), 1), dtype), params)
-    masks = {}
-    for (layer, l), (_, shape) in zip(plan, cache["layers"]):
-        if layer.masks:
-            sizes = shape[1:] if len(shape) == 4 else shape[:1]
-            mask = kbn.draw_mask((*sizes, n), keep, rng, dtype)
-            masks[f"mask{l}"] = np.moveaxis(mask, -1, 0) if len(shape) == 4 else mask
-    return masks
+    masks = {l: kbn.draw_mask((*shape, n), keep, rng, params["W1"].dtype) for l, shape in masked.items()}
+    return {f"mask{l}": np.moveaxis(mask, -1, 0) if mask.ndim == 4 else mask for l, mask in masks.items()}
 
 
 def as_input(X, shape):
@@ -288,15 +321,27 @@ def description(specs, loss):
 
 def of_model(more):
     """The net of a saved model, from more of kbn.load, the shape of an input in it; kbn.MLP where it holds no specs."""
-    return build(json.loads(str(more["specs"])), more["shape"], str(more["loss"])) if "specs" in more else kbn.MLP
+    return build(specs_of(more), more["shape"], str(more["loss"])) if "specs" in more else kbn.MLP
+
+
+def specs_of(more):
+    """The specs of a saved model. Raises ValueError where they are not JSON."""
+    try:
+        return json.loads(str(more["specs"]))
+    except (ValueError, RecursionError):
+        raise ValueError("its specs are not JSON") from None
 
 
 def check_model(params, stats, more):
-    """Raises ValueError or KeyError unless params and stats are those of of_model(more). For kbn.load."""
+    """Raises ValueError or KeyError unless params and stats are those of of_model(more). For kbn.load.
+
+    Nothing is computed: it takes no memory, whatever sizes the specs ask for.
+    """
     if "specs" not in more:
+        if any(array.ndim != 2 for array in params.values()):
+            raise ValueError("its params are not all matrices")
         return kbn.check_arrays(params | stats, kbn.shapes_of(params))
-    net = of_model(more)
-    plan = numbered(json.loads(str(more["specs"])))
-    names = {f"{name}{l}" for layer, l in plan for name in layer.params + layer.stats}
-    kbn.check_arrays(params | stats, {name: (params | stats)[name].shape for name in names})
-    net["forward"](np.zeros((net["d"](params), 1), params["W1"].dtype), params, stats)
+    of_model(more)
+    _, shapes = sizes(specs_of(more), more["shape"])
+    for bag, stat in ((params, False), (stats, True)):
+        kbn.check_arrays(bag, {name: shape for name, shape in shapes.items() if is_stat(name) == stat})

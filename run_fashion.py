@@ -19,7 +19,8 @@ import plots
 
 DATA = {"scale": "all", "n_train": 55_000, "n_val": 5_000}
 SHAPE = {"MLP": [["affine", 256], ["relu"], ["affine", 128], ["relu"], ["affine", 10]],
-         "CNN": [["conv", 16, 5, 1, 2], ["relu"], ["max_pool", 2], ["conv", 32, 5, 1, 2], ["relu"], ["max_pool", 2], ["affine", 10]]}
+         "CNN": [["conv", 16, 3, 1, 1], ["relu"], ["max_pool", 2], ["conv", 32, 3, 1, 1], ["relu"], ["max_pool", 2],
+                 ["conv", 64, 3, 1, 1], ["relu"], ["affine", 10]]}
 EPOCHS = {"MLP": 10, "CNN": 6}
 PLACES = {"without BN": lambda specs: specs, "BN before the activation": lambda specs: nets.with_bn(specs, "before"),
           "BN after the activation": lambda specs: nets.with_bn(specs, "after")}
@@ -34,8 +35,8 @@ BATCHES = [2, 10, 25, 50, 100, 250, 1000]
 
 def model(net, place):
     """The config of one of the six models."""
-    return DATA | {"specs": PLACES[place](SHAPE[net]), "n_cycles": 1, "n_s": EPOCHS[net] * UPDATES // 2, "eta_max": 0.1,
-                   "lam": 5e-4 if net == "CNN" else 1e-4, "watched": 1_000}
+    return DATA | {"specs": PLACES[place](SHAPE[net]), "n_cycles": 1, "n_s": EPOCHS[net] * UPDATES // 2, "eta_max": 0.03,
+                   "momentum": 0.9, "lam": 2e-4, "watched": 1_000}
 
 
 def swept():

@@ -49,11 +49,11 @@ TORCH_AIM = 1.5                                                                 
 
 # ------------------------------------------------------------------------ three endless trainings, one update each turn
 
-def mini_batches(n_batch, rng):
-    """The indices of one mini-batch after another, drawn as minibatch_gd draws them."""
+def mini_batches(n_batch, rng, n=N):
+    """The indices of one mini-batch of n examples after another, drawn as minibatch_gd draws them."""
     while True:
-        order = rng.permutation(N)
-        for i in range(N // n_batch):
+        order = rng.permutation(n)
+        for i in range(n // n_batch):
             yield order[i * n_batch:(i + 1) * n_batch]
 
 
