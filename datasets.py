@@ -54,7 +54,11 @@ def load(name, data_dir=None, small=False):
     if name not in DATASETS:
         raise DataError(f"there is no dataset {name!r}; choose from {', '.join(DATASETS)}")
     title, classes, shape, read = DATASETS[name]
-    images, labels, test_images, test_labels = read(data_dir, small)
+    return as_published(name, title, classes, shape, *read(data_dir, small))
+
+
+def as_published(name, title, classes, shape, images, labels, test_images, test_labels):
+    """What load returns: all that, and the fingerprint."""
     fingerprint = hashlib.sha256()
     for array in (images, labels, test_images, test_labels):
         fingerprint.update(array)
@@ -464,31 +468,39 @@ TILT = .4  # radians, to either side
 BARS = 3
 CONTRAST = .12, .42  # of figure and ground, in each colour, where black is 0 and white 1
 NOISE = .1  # standard deviation, on the same scale
+COLOUR, GREY = (50_000, 3, 32), (60_000, 1, 28)  # training images, planes, side of the two sets
 
 
-def read_shapes(n_train, planes, side, _, small):
+def read_shapes(size, _, small):
+    """draw_set with a progress bar."""
+    n = sum(SMALL) if small else size[0] + 10_000
+    with tqdm(total=n, desc="drawing shapes", unit="image", delay=2, leave=False) as bar:
+        return draw_set(*size, small, bar.update)
+
+
+def draw_set(n_train, planes, side, small, drawn=None):
     """Draw the training and the test images of a synthetic set: always the same, but for another machine's rounding."""
     rng = np.random.default_rng(1)
     n_train, n_test = SMALL if small else (n_train, 10_000)
-    return *draw_shapes(n_train, rng, planes, side), *draw_shapes(n_test, rng, planes, side)
+    return *draw_shapes(n_train, rng, planes, side, drawn), *draw_shapes(n_test, rng, planes, side, drawn)
 
 
-def draw_shapes(n, rng, planes=3, side=SIDE, chunk=250):
+def draw_shapes(n, rng, planes=3, side=SIDE, drawn=None, chunk=250):
     """Draw n images of side x side pixels, RGB (3 planes) or grey (1), ten classes in equal number and random order.
 
     An image is a ground of one colour that changes slowly across it, with bars strewn over it, one figure (see SHAPES)
-    at a random place, size, and tilt, lighter or darker than its ground, and noise. Returns images
-    (n, planes side side) uint8, labels (n,) int64.
+    at a random place, size, and tilt, lighter or darker than its ground, and noise. drawn(number), if given, is called
+    whenever so many more are there. Returns images (n, planes side side) uint8, labels (n,) int64.
     """
     images = np.empty((n, planes, side, side), np.uint8)
     labels = rng.permutation(np.arange(n, dtype=np.int64) % len(SHAPES))
-    with tqdm(total=n, desc="drawing shapes", unit="image", delay=2, leave=False) as bar:
-        for k, shape in enumerate(SHAPES.values()):
-            members = np.flatnonzero(labels == k)
-            for start in range(0, len(members), chunk):
-                rows = members[start:start + chunk]
-                images[rows] = paint(shape, len(rows), rng, planes, side)
-                bar.update(len(rows))
+    for k, shape in enumerate(SHAPES.values()):
+        members = np.flatnonzero(labels == k)
+        for start in range(0, len(members), chunk):
+            rows = members[start:start + chunk]
+            images[rows] = paint(shape, len(rows), rng, planes, side)
+            if drawn:
+                drawn(len(rows))
     return images.reshape(n, -1), labels
 
 
@@ -580,5 +592,5 @@ SHAPES = {"disc": disc, "ring": ring, "square": square, "triangle": triangle, "c
 DATASETS = {"cifar10": ("CIFAR-10", CIFAR10_CLASSES, (3, 32, 32), partial(read_official, CIFAR10)),
             "mnist": ("MNIST", list("0123456789"), (1, 28, 28), partial(read_official, MNIST)),
             "fashion-mnist": ("Fashion-MNIST", FASHION_CLASSES, (1, 28, 28), partial(read_official, FASHION_MNIST)),
-            "shapes": ("shapes (synthetic)", list(SHAPES), (3, 32, 32), partial(read_shapes, 50_000, 3, 32)),
-            "grey-shapes": ("grey shapes (synthetic)", list(SHAPES), (1, 28, 28), partial(read_shapes, 60_000, 1, 28))}
+            "shapes": ("shapes (synthetic)", list(SHAPES), (3, 32, 32), partial(read_shapes, COLOUR)),
+            "grey-shapes": ("grey shapes (synthetic)", list(SHAPES), (1, 28, 28), partial(read_shapes, GREY))}

@@ -320,10 +320,7 @@ def run(config, seed, source, about, path, test, may_diverge=False):
         result = {**key, "versions": about["versions"], "val_accuracy": history["epoch"]["val_accuracy"][-1],
                   **(tested(data, params, stats, hp, net) if test else {}),
                   **(explained(data, params, stats, hp, net) if test and "specs" in config else {})}
-    history = {"update": thin(history["update"]), "epoch": history["epoch"]}
-    history = {part: {name: [float(f"{x:.6g}") for x in column] for name, column in columns.items()}
-               for part, columns in history.items()}
-    result |= {"duration_s": round(duration, 2), "history": history}
+    result |= {"duration_s": round(duration, 2), "history": shortened(history)}
     model, specs = io.BytesIO(), nets.description(config["specs"], config["loss"]) if "specs" in config else {}
     kbn.save(model, params, stats, hp, **data["input"], **specs)
     return path, result, model.getvalue()
@@ -364,6 +361,13 @@ def explained(data, params, stats, hp, net):
     if params["W1"].ndim == 4:
         found["filters"] = np.round(params["W1"], 4).tolist()
     return found
+
+
+def shortened(history):
+    """What a result keeps of kbn's history: the updates thinned, six digits of each number."""
+    history = {"update": thin(history["update"]), "epoch": history["epoch"]}
+    return {part: {name: [float(f"{x:.6g}") for x in column] for name, column in columns.items()}
+            for part, columns in history.items()}
 
 
 def thin(columns):

@@ -255,9 +255,9 @@ def update_error(n_batch, momentum, rng):
 
 # -------------------------------------------------------------------------------------------------------- the script
 
-def check_nets(seed):
-    """Yield the rows of judge for all NETS, with the net, its setting and the verdict in words."""
-    for i, ((hidden, eps), bn, lam) in enumerate(itertools.product(NETS, BN, LAMBDAS)):
+def check_nets(seed, nets=None):
+    """Yield the rows of judge for all nets (None: NETS), with the net, its setting and the verdict in words."""
+    for i, ((hidden, eps), bn, lam) in enumerate(itertools.product(nets or NETS, BN, LAMBDAS)):
         params, X, y = draw(hidden, bn, np.random.default_rng([seed, i]))
         cost, gradient, active = closures(X, y, lam, eps, bn)
         for row in check(cost, params, gradient(params), active, zero_gradients(params, bn)):
@@ -266,11 +266,11 @@ def check_nets(seed):
                    "verdict": "FAIL: " + ", ".join(failed) if failed else "ok"}
 
 
-def print_header(seed):
+def print_header(seed, nets):
     relative, absolute = BARS["relative"], BARS["absolute"]
     print("kbn.backward (a) against numerical gradients (n) of kbn.compute_cost, by complex steps and by")
     print(f"central differences with h = {H:g}. d = {D}, K = {K}, mini-batches of {N}, float64, seed {seed}.")
-    for hidden, eps in NETS:
+    for hidden, eps in nets:
         print(f"  epsilon {eps:<8.2g} hidden nodes {' '.join(map(str, hidden))}")
     print(f"error  max |a - n| / max(|a|, |n|) over a parameter; bars {relative['complex']:g}, {relative['central']:g}")
     print(f"abs    max(|a|, |n|), where theory says 0; bars {absolute['complex']:g}, {absolute['central']:g}")
@@ -297,6 +297,37 @@ def overview(rows):
     return tables.markdown(cells)
 
 
+def examine(seed, nets=None):
+    """All three examinations, printed as they go: the nets (None: NETS), the planted errors, the updates.
+
+    Returns the rows of the table, and what failed, in words.
+    """
+    nets = nets or NETS
+    print_header(seed, nets)
+    rows, failures = [], []
+    for row in check_nets(seed, nets):
+        rows.append({**row, "seed": seed, "numpy": np.__version__})
+        print_row(row)
+        if row["verdict"] != "ok":
+            failures.append(f"{row['parameter']} of {row['net']}, BN {row['bn']}, lambda {row['lam']:g}")
+
+    print("\nplanted errors: one entry .1 % too large, a zero gradient 1e-6; nets 8 7, lambda 0.01")
+    for i, bn in enumerate(BN):
+        for key, caught in planted_errors([8, 7], bn, 0.01, np.random.default_rng([seed, 1000 + i])).items():
+            print(f"BN {bn:6} {key:9} {'caught by both methods' if caught else 'NOT caught: FAIL'}")
+            if not caught:
+                failures.append(f"the error planted in {key}, BN {bn}, was not caught")
+
+    print("\ntwo updates of kbn.minibatch_gd, params and moving averages, against params - eta grads by hand")
+    for i, (n_batch, momentum) in enumerate([(2 * N, 0.0), (N, 0.0), (N, 0.9)]):
+        error = update_error(n_batch, momentum, np.random.default_rng([seed, 2000 + i]))
+        right = error <= BARS["relative"]["complex"]
+        print(f"{2 * N} examples, n_batch {n_batch:2}, momentum {momentum:g}: {error:.1e} {'ok' if right else 'FAIL'}")
+        if not right:
+            failures.append(f"minibatch_gd, n_batch {n_batch}, momentum {momentum:g}")
+    return rows, failures
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Check the gradients of kbn.py. Exit status 1 if anything fails.")
     parser.add_argument("--seed", type=int, default=0, help="of the nets and mini-batches, 0 or above (default: 0)")
@@ -306,29 +337,7 @@ def main(argv=None):
     if args.seed < 0:
         parser.error("--seed must be 0 or above")
 
-    print_header(args.seed)
-    rows, failures = [], []
-    for row in check_nets(args.seed):
-        rows.append({**row, "seed": args.seed, "numpy": np.__version__})
-        print_row(row)
-        if row["verdict"] != "ok":
-            failures.append(f"{row['parameter']} of {row['net']}, BN {row['bn']}, lambda {row['lam']:g}")
-
-    print("\nplanted errors: one entry .1 % too large, a zero gradient 1e-6; nets 8 7, lambda 0.01")
-    for i, bn in enumerate(BN):
-        for key, caught in planted_errors([8, 7], bn, 0.01, np.random.default_rng([args.seed, 1000 + i])).items():
-            print(f"BN {bn:6} {key:9} {'caught by both methods' if caught else 'NOT caught: FAIL'}")
-            if not caught:
-                failures.append(f"the error planted in {key}, BN {bn}, was not caught")
-
-    print("\ntwo updates of kbn.minibatch_gd, params and moving averages, against params - eta grads by hand")
-    for i, (n_batch, momentum) in enumerate([(2 * N, 0.0), (N, 0.0), (N, 0.9)]):
-        error = update_error(n_batch, momentum, np.random.default_rng([args.seed, 2000 + i]))
-        right = error <= BARS["relative"]["complex"]
-        print(f"{2 * N} examples, n_batch {n_batch:2}, momentum {momentum:g}: {error:.1e} {'ok' if right else 'FAIL'}")
-        if not right:
-            failures.append(f"minibatch_gd, n_batch {n_batch}, momentum {momentum:g}")
-
+    rows, failures = examine(args.seed)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         tables.write(args.out / "gradcheck.csv", tables.comma_separated(rows))
