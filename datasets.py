@@ -468,7 +468,8 @@ TILT = .4  # radians, to either side
 BARS = 3
 CONTRAST = .12, .42  # of figure and ground, in each colour, where black is 0 and white 1
 NOISE = .1  # standard deviation, on the same scale
-COLOUR, GREY = (50_000, 3, 32), (60_000, 1, 28)  # training images, planes, side of the two sets
+COLOUR = 50_000, 3, 32  # training images, planes, side of the set in place of CIFAR-10
+GREY = 60_000, 1, 28  # and of the other one
 
 
 def read_shapes(size, _, small):
