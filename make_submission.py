@@ -46,6 +46,7 @@ PARTS = [
     ("kbn", "cost and accuracy", None),
     ("gradcheck", "", "are the gradients right? (Exercises 1 and 3)"),
     ("gradcheck", None, None),
+    ("gradcheck", "the script", "the gradients of Exercises 1 and 3"),
     ("kbn", None, None),
     ("tables", None, "tables and files"),
     ("experiment", None, "what the exercises share"),
