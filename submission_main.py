@@ -6,15 +6,15 @@
 
 DIR is the folder with the six official batches of CIFAR-10 (python version), or the folder around it; KBN_DATA_DIR may
 name it, too. Where neither is given, everything runs on a synthetic set of shapes, and says so. Needs Python 3.11 or
-later, numpy and matplotlib. One core; a seed takes a quarter of an hour. With OPENBLAS_NUM_THREADS=1 in the environment
-the numbers are to the bit those of the repository's drivers on the same machine.
+later, numpy and matplotlib. On one core a seed takes about a quarter of an hour. With OPENBLAS_NUM_THREADS=1 in the
+environment the numbers are to the bit those of the repository's drivers on the same machine.
 
 Writes results/<dataset>/ (tables as Markdown and CSV, a JSON file for each run with its config and history) and
 figures/<dataset>/. A finished run is not repeated while this file stays as it is.
 
 A number in parentheses behind a line is the equation of the assignment's text, A. B is a student's report of it, C, D and
-E are other courses' documents on BN. kbn.forward in a comment is the function forward here, and likewise for the other
-modules' names.
+E are other courses' documents on BN. A name in a comment may still have its module's before it: kbn.forward is forward
+here, and gradcheck.NETS, where several modules have NETS, is GRADCHECK_NETS.
 
 Made by make_submission.py from the sources of kbn: kbn.py, gradcheck.py, datasets.py, experiment.py, run_ex2.py,
 run_ex3.py, run_sensitivity.py, plots.py, tables.py and submission_main.py.
