@@ -130,8 +130,9 @@ def test_smoke_gives_the_drivers_numbers_to_the_bit_without_the_repository(file,
     ours, expected = results_of(alone), results_of(theirs)
     assert ours.keys() == expected.keys() and len(ours) == 2 + 6 + 20 + 1 + 18
     for name, result in expected.items():
-        for part in ("config", "seed", "val_accuracy", "history", "versions"):
+        for part in ("config", "seed", "val_accuracy", "history"):
             assert ours[name][part] == result[part], (name, part)
+        assert ours[name]["versions"].items() <= result["versions"].items()
         assert ours[name].get("test_accuracy") == result.get("test_accuracy")
         assert ours[name]["dataset"]["fingerprint"] == result["dataset"]["fingerprint"]
     tables = [path.relative_to(theirs) for path in theirs.rglob("*") if path.suffix in (".md", ".csv")]
