@@ -26,7 +26,7 @@ import tables
 
 HOME = Path(__file__).resolve().parent
 TEMPLATE = "submission_main"
-REPLACED = "experiment"  # what TEMPLATE defines takes the place of this module's definitions of the same names
+REPLACED = "experiment", "plots"  # what TEMPLATE defines takes the place of these modules' definitions of the same names
 FIRST = "kbn", TEMPLATE  # where names clash, the first of these keeps its own
 ALLOWED = sys.stdlib_module_names | {"numpy", "scipy", "matplotlib"}
 WIDTH = 117
@@ -308,9 +308,9 @@ def effects(sources, chosen, replaced):
 
 
 def stand_ins(sources):
-    """{what of REPLACED: the definition of the same name in TEMPLATE}."""
-    common = sources[TEMPLATE]["by_name"].keys() & sources[REPLACED]["by_name"].keys()
-    return {(REPLACED, name): (TEMPLATE, name) for name in common}
+    """{what of the modules REPLACED: the definition of the same name in TEMPLATE}."""
+    return {(module, name): (TEMPLATE, name) for module in REPLACED
+            for name in sources[TEMPLATE]["by_name"].keys() & sources[module]["by_name"].keys()}
 
 
 # --------------------------------------------------------------------------------------------------------- the names
@@ -333,7 +333,7 @@ def name_all(chosen):
         keeper = next((module for module in FIRST if module in homes), None) if len(homes) > 1 else homes[0]
         for module in homes:
             good = module == keeper and (module, name) not in captured and name not in aliases and not hasattr(builtins, name)
-            prefix = REPLACED if module == TEMPLATE else module  # as the drivers call it
+            prefix = REPLACED[0] if module == TEMPLATE else module  # as the drivers call it
             prefix = prefix.upper() if name.isupper() else prefix
             names[module, name] = name if good else f"{prefix}_{name}"
     if len(set(names.values())) < len(names) or aliases.keys() & set(names.values()):

@@ -35,13 +35,14 @@ import datasets
 import experiment
 import gradcheck
 import kbn
+import plots
 import run_ex2
 import run_ex3
 import run_sensitivity
 import tables
 
-# What of experiment.py has the name of a function here is replaced by it: the same without processes side by side, without
-# checkpoints and without the nets of layer specs. The exercises themselves are those of the drivers.
+# What of experiment.py and plots.py has the name of something here is replaced by it: the same without processes side by
+# side, without checkpoints and without the nets of layer specs. The exercises themselves are those of the drivers.
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -114,15 +115,16 @@ def options(doc):
 def open_lab(opts, runs_a_seed):
     """Load the data and make the folders.
 
-    Returns a dict: opts, raw (see load), title, results and figures (folders), split, bar.
+    Returns a dict: opts, raw (see load), title, command, results and figures (folders), split, bar.
     """
     raw = load(opts.data_dir, opts.smoke)
     label, title = raw["name"], raw["title"]
     if opts.smoke:
         label, title = f"{label}-smoke", f"{title}, smoke test"
-    lab = {"opts": opts, "raw": raw, "title": title, "split": (None, None), "bar": Counter(runs_a_seed * opts.seeds),
+    lab = {"opts": opts, "raw": raw, "title": title, "command": " ".join(["python", Path(__file__).name, *sys.argv[1:]]),
+           "split": (None, None), "bar": Counter(runs_a_seed * opts.seeds),
            "results": opts.out / "results" / label, "figures": opts.out / "figures" / label}
-    for folder in (lab["results"] / "runs", lab["figures"]):
+    for folder in (lab["results"] / "runs", lab["results"] / "figures", lab["figures"]):
         folder.mkdir(parents=True, exist_ok=True)
     return lab
 
@@ -164,7 +166,7 @@ def run(config, seed, data, K, test):
 def train(lab, runs, test=True):
     """Train runs, pairs (config, seed), one after the other; what is finished already is not repeated.
 
-    Returns their results in the same order: what run returns, the config, the seed, what data, code and versions.
+    Returns their results in the same order: what run returns, the config, the seed, what data, code and versions, the name.
     """
     raw, results = lab["raw"], []
     about = {"dataset": {"name": raw["name"], "fingerprint": raw["fingerprint"]},
@@ -184,8 +186,12 @@ def train(lab, runs, test=True):
             lines = [f"{json.dumps(part)}: {json.dumps(value)}" for part, value in result.items()]
             tables.write(path, "{" + ",\n ".join(lines) + "}\n")
         lab["bar"].update(name, result)
-        results.append(result)
+        results.append(result | {"name": name})
     return results
+
+
+# the kinds of figures that the exercises draw
+KINDS = {"curves": plots.curves, "search": plots.search, "sensitivity": plots.sensitivity}
 
 
 # ------------------------------------------------------------------------------------------------------------ the whole
