@@ -56,6 +56,7 @@ PARTS = [
     ("run_ex3", None, "Exercise 3: batch normalization, and the search for lambda"),
     ("run_sensitivity", None, "sensitivity to initialisation"),
     ("plots", None, "figures"),
+    (TEMPLATE, "the figures", "figures"),
     (TEMPLATE, None, None),
 ]
 # Paragraphs of the modules' docstrings that stand below their first heading, by their first words.

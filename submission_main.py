@@ -190,7 +190,9 @@ def train(lab, runs, test=True):
     return results
 
 
-# the kinds of figures that the exercises draw
+# --------------------------------------------------------------------------------------------------------- the figures
+
+# the kinds that the exercises draw
 KINDS = {"curves": plots.curves, "search": plots.search, "sensitivity": plots.sensitivity}
 
 

@@ -95,7 +95,8 @@ def test_texts_docstrings_and_equation_numbers_are_kept(file):
     documented = {node.name: ast.get_docstring(node) for node in ours.body if isinstance(node, ast.FunctionDef)}
     for node in theirs.body:
         if isinstance(node, ast.FunctionDef) and node.name != "main":
-            assert documented[node.name] == ast.get_docstring(node)
+            name = node.name if node.name in documented else f"gradcheck_{node.name}"
+            assert documented[name] == ast.get_docstring(node)
 
 
 def test_it_reads_from_top_to_bottom_in_the_order_of_the_assignment(file):
