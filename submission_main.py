@@ -43,6 +43,7 @@ import tables
 
 # What of experiment.py and plots.py has the name of something here is replaced by it: the same without processes side by
 # side, without checkpoints and without the nets of layer specs. The exercises themselves are those of the drivers.
+# This file is a source of make_submission.py; run by itself, it would run the drivers.
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
