@@ -239,7 +239,8 @@ def sensitivity(runs):
     """Training loss (above) and validation accuracy (below), a column for each sigma. runs: results by label, by sigma."""
     figure, axes = panels(2, len(runs), 4.2, sharex=True, sharey="row")
     for (loss, accuracy), (title, nets) in zip(axes.T, runs.items()):
-        for label, style in styles(nets).items():
+        for i, (label, style) in enumerate(styles(nets).items()):
+            style = {"markevery": (i % len(nets), len(nets)), **style}  # markers that take turns, for lines that coincide
             band(loss, nets[label], "epoch", "train_loss", label=label, **style)
             band(accuracy, nets[label], "epoch", "val_accuracy", **style)
         loss.set_title(title)
