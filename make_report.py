@@ -75,12 +75,16 @@ def equations(*rows):
     return {"block": "equations", "rows": rows}
 
 
-def attempt(make, *arguments):
-    """The blocks that make(*arguments) returns, or one that says what is missing for them."""
+def attempt(driver, make, results, *arguments):
+    """The blocks that make(results, *arguments) returns, or one that says what is missing for them of a driver's results."""
     try:
-        return make(*arguments)
+        return make(results, *arguments)
     except Missing as error:
-        return [{"block": "missing", "parts": say("{what}", what=str(error))}]
+        what = str(error)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # files that are whole, but not of one kind
+        what = (f"the results of {driver} do not fit together ({type(error).__name__}: {' '.join(str(error).split())}); "
+                f"{command(results, driver)} makes them")
+    return [{"block": "missing", "parts": say("{what}", what=what)}]
 
 
 # --------------------------------------------------------------------------------------------------------- the results
@@ -197,42 +201,45 @@ def ranged(values):
 
 def gradient_section(results):
     rows = read_csv(results, "gradcheck", "gradcheck", ("entries", "kinks", "complex", "central"))
-    try:
-        groups = {net: {bn: [row for row in rows if (row["net"], row["bn"]) == (net, bn)] for bn in dict.fromkeys(row["bn"] for row in rows)}
-                  for net in dict.fromkeys(row["net"] for row in rows)}
-        failed = [row for row in rows if row["verdict"] != "ok"]
-        relative = [row for row in rows if row["judged"] == "relative"]
-        absolute = [row for row in rows if row["judged"] == "absolute"]
-        lams, sizes = listed(dict.fromkeys(f"{number(row['lam']):g}" for row in rows)), listed(dict.fromkeys(row["n"] for row in rows))
-        worst = ", ".join(f"{row['parameter']} of {row['net']}, BN {row['bn']}" for row in failed[:3])
-    except (KeyError, ValueError, TypeError):
-        raise Missing(f"{results.parent.name}/gradcheck.csv is damaged; {command(results, 'gradcheck')} makes it") from None
+    places = dict.fromkeys(row["bn"] for row in rows)
+    groups = {net: {bn: [row for row in rows if (row["net"], row["bn"]) == (net, bn)] for bn in places}
+              for net in dict.fromkeys(row["net"] for row in rows)}
+    failed = [row for row in rows if row["verdict"] != "ok"]
+    relative, absolute = ([row for row in rows if row["judged"] == judged] for judged in ("relative", "absolute"))
+    lams = listed(dict.fromkeys(f"{number(row['lam']):g}" for row in rows))
+    sizes = listed(dict.fromkeys(row["n"] for row in rows))
+    worst = ", ".join(f"{row['parameter']} of {row['net']}, BN {row['bn']}" for row in failed[:3])
 
     def largest(rows, method):
         return f"{max(row[method] for row in rows):.1e}" if rows else ""
 
-    head = ["hidden nodes", "entries", *(f"{bn}: {method}" for bn in next(iter(groups.values())) for method in ("complex", "central"))]
+    head = ["hidden nodes", "entries", *(f"{bn}: {method}" for bn in places for method in ("complex", "central"))]
     body = [[net, f"{sum(row['entries'] for group in by_bn.values() for row in group):.0f}",
-             *(largest([row for row in group if row["judged"] == "relative"], method) for group in by_bn.values() for method in ("complex", "central"))]
-            for net, by_bn in groups.items()]
+             *(largest([row for row in group if row["judged"] == "relative"], method)
+               for group in by_bn.values() for method in ("complex", "central"))] for net, by_bn in groups.items()]
     bars = gradcheck.BARS
-    verdict = (say("None of the {n} gradients fails: the gradient computations are taken to be free of bugs.", n=len(rows)) if not failed else
-               say("*{bad} of the {n} gradients fail* ({worst}): the gradient computations are not right.", bad=len(failed), n=len(rows), worst=worst))
+    verdict = say("None of the {n} gradients fails: the gradient computations are taken to be free of bugs.", n=len(rows))
+    if failed:
+        verdict = say("*{bad} of the {n} gradients fail* ({worst}): the gradient computations are not right.",
+                      bad=len(failed), n=len(rows), worst=worst)
     return [
-        text(say("The gradients (21)–(37) of the cost (20), $a$, were compared with two numerical ones, $n$, in float64: complex steps [SQ], "
-                 "$\\mathrm{Im} f(x + i h) / h$, which are exact to rounding, and central differences. Nets of {nets} hidden nodes, without BN, with BN before and "
-                 "after the ReLU, lambda {lams}, mini-batches of {sizes} examples (of 2 would be vacuous: BN then passes nothing back). "
-                 "The error of a parameter is $\\max |a - n| / \\max(|a|, |n|)$ over its entries; it must not exceed {c:g} and {d:g}. "
-                 "Biases under BN have the gradient 0 and are judged absolutely, against {ca:g} and {da:g}. "
+        text(say("The gradients (21)–(37) of the cost (20), $a$, were compared with two numerical ones, $n$, in float64: complex steps "
+                 "[SQ], $\\mathrm{Im} f(x + i h) / h$, which are exact to rounding, and central differences. Nets of {nets} hidden nodes, "
+                 "BN {places} (before or after the ReLU), lambda {lams}, mini-batches of {sizes} examples (of 2 would be vacuous: BN then "
+                 "passes nothing back). The error of a parameter is $\\max |a - n| / \\max(|a|, |n|)$ over its entries; it must not "
+                 "exceed {c:g} and {d:g}. Biases under BN have the gradient 0 and are judged absolutely, against {ca:g} and {da:g}. "
                  "[ref:tab-gradients] shows the largest errors.",
-                 nets=listed(f"({net})" for net in groups), lams=lams, sizes=sizes, c=bars["relative"]["complex"], d=bars["relative"]["central"],
+                 nets=listed(f"({net})" for net in groups), places=listed(places), lams=lams, sizes=sizes,
+                 c=bars["relative"]["complex"], d=bars["relative"]["central"],
                  ca=bars["absolute"]["complex"], da=bars["absolute"]["central"]),
-             say("Over all {n} entries the largest are {c} by complex steps and {d} by central differences, {absolute}; {kinks:.0f} entries were left out of the "
-                 "central differences, because a ReLU switches there.", n=f"{sum(row['entries'] for row in rows):.0f}", c=largest(relative, "complex"),
-                 d=largest(relative, "central"), kinks=sum(row["kinks"] for row in rows),
-                 absolute=f"in the biases under BN {largest(absolute, 'complex')} and {largest(absolute, 'central')}" if absolute else "no bias under BN among them"),
+             say("Over all {n:.0f} entries the largest are {c} by complex steps and {d} by central differences; {absolute}{kinks:.0f} entries "
+                 "were left out of the central differences, because a ReLU switches there.",
+                 n=sum(row["entries"] for row in rows), c=largest(relative, "complex"), d=largest(relative, "central"),
+                 kinks=sum(row["kinks"] for row in rows),
+                 absolute=f"in the biases under BN {largest(absolute, 'complex')} and {largest(absolute, 'central')}; " if absolute else ""),
              verdict),
-        table("tab-gradients", say("Largest relative errors of the analytic gradients over all parameters of a net, for both methods; BN off, before and after the ReLU."), [head, *body])]
+        table("tab-gradients", say("Largest relative errors of the analytic gradients over all parameters of a net, for both methods; "
+                                   "BN {places}.", places=listed(places)), [head, *body])]
 
 
 def depth_section(results):
@@ -261,15 +268,16 @@ def normalised_section(results):
 
 def loss_section(results, net, out):
     name = CURVES[net]
-    description, runs, _ = read_figure(results, name, "ex3")
-    try:
-        sentences = [say("{label}: training {train}, validation {val}.", label=label[0].upper() + label[1:], **{
-            part: shown(*summary([result["history"]["epoch"][f"{part}_loss"][-1] for result in nets]), digits=3) for part in ("train", "val")})
-            for label, nets in runs.items()]
-    except (KeyError, TypeError, AttributeError, IndexError):
-        raise Missing(f"{name}: its description and results do not fit together; {command(results, 'ex3')} makes both") from None
-    return [*drawn(results, name, "ex3", f"fig-{name}", say("{net} net with and without BN: cost, loss, accuracy and learning rate over training. "
-                                                            "Filled markers: training set; hollow: validation set; band: ± sd.", net=net), out),
+    _, runs, _ = read_figure(results, name, "ex3")
+
+    def loss(part, nets):
+        return shown(*summary([result["history"]["epoch"][f"{part}_loss"][-1] for result in nets]), digits=3)
+
+    sentences = [say("{label}: training {train}, validation {val}.", label=label[:1].upper() + label[1:], train=loss("train", nets),
+                     val=loss("val", nets)) for label, nets in runs.items()]
+    caption = say("{net} net with and without BN: cost, loss, accuracy and learning rate over training. Filled markers: training set; "
+                  "hollow: validation set; band: ± sd.", net=net)
+    return [*drawn(results, name, "ex3", f"fig-{name}", caption, out),
             text(say("Loss of the {net} net at the end ([ref:fig-{name}]).".replace("{name}", name), net=net), *sentences)]
 
 
@@ -282,35 +290,41 @@ def search_section(results, out):
     longer = attempt_value(lambda: {result["seed"]: result for result in read_figure(results, "ex3-best-lambda", "ex3")[2]}, {})
     winner = max(best, key=lambda seed: best[seed]["val_accuracy"])
     sentences = [say("{stage}: {n} trials{draw}, lambda between {low:.2e} and {high:.2e}.", stage=stage.capitalize(), n=len(chosen),
-                     draw=f", each drawn as {draws[stage]}" if stage in draws else "", low=min(trial["lambda"] for trial in chosen),
-                     high=max(trial["lambda"] for trial in chosen)) for stage, chosen in stages.items()]
-    sentences.append(say("*The best of all {n} trials is lambda {lam:.2e}* (seed {seed}), with a validation accuracy of {val:.2f} %{test}.", n=len(trials),
-                         lam=best[winner]["lambda"], seed=winner, val=100 * best[winner]["val_accuracy"], test=tested(longer, winner, best)))
+                     draw=f", each drawn as {draws[stage]}" if stage in draws else "",
+                     low=min(trial["lambda"] for trial in chosen), high=max(trial["lambda"] for trial in chosen))
+                 for stage, chosen in stages.items()]
+    sentences.append(say("*The best of all {n} trials is lambda {lam:.2e}* (seed {seed}), with a validation accuracy of {val:.2f} %{test}.",
+                         n=len(trials), lam=best[winner]["lambda"], seed=winner, val=100 * best[winner]["val_accuracy"],
+                         test=tested(longer, winner, best)))
     head = ["seed", "trials", *(f"best of {stage}" for stage in stages), "best lambda", "validation, %", "test, %"]
     body = []
     for seed, trial in best.items():
-        mine = {stage: [other for other in chosen if other["seed"] == seed] for stage, chosen in stages.items()}
-        body.append([str(seed), str(sum(map(len, mine.values()))),
-                     *(f"{top['lambda']:.2e}: {100 * top['val_accuracy']:.2f} %" if (top := max(chosen, key=lambda trial: trial["val_accuracy"], default=None)) else ""
-                       for chosen in mine.values()), f"{trial['lambda']:.2e}", f"{100 * trial['val_accuracy']:.2f}",
+        mine = [[other for other in chosen if other["seed"] == seed] for chosen in stages.values()]
+        tops = [max(chosen, key=lambda trial: trial["val_accuracy"]) for chosen in mine]
+        body.append([str(seed), str(sum(map(len, mine))), *(f"{top['lambda']:.2e}: {100 * top['val_accuracy']:.2f} %" for top in tops),
+                     f"{trial['lambda']:.2e}", f"{100 * trial['val_accuracy']:.2f}",
                      f"{100 * longer[seed]['test_accuracy']:.2f}" if fits(longer, seed, best) else "missing"])
-    rows = attempt_value(lambda: {(row["network"], row["setting"]): row for row in read_csv(results, "ex3", "ex3", ("validation", "test"))}, {})
+    rows = attempt_value(lambda: {(row["network"], row["setting"]): row
+                                  for row in read_csv(results, "ex3", "ex3", ("validation", "test"))}, {})
     pair = [rows.get(("3-layer BN", setting)) for setting in ("default", "best lambda, 3 cycles")]
     if all(pair):
-        sentences.append(say("Over all seeds, the test accuracy with each seed's best lambda and the longer training is {mean} %; against the default setting "
-                             "that is {verdict}.", mean=shown(*accuracy(pair[1], "test")), verdict=compared(*(accuracy(row, "test") for row in pair))))
-    missing = [] if longer else attempt(lambda: read_figure(results, "ex3-best-lambda", "ex3") and [])
+        sentences.append(say("Over all seeds, the test accuracy with each seed's best lambda and the longer training is {mean} %; against "
+                             "the default setting that is {verdict}.", mean=shown(*accuracy(pair[1], "test")),
+                             verdict=compared(*(accuracy(row, "test") for row in pair))))
+    missing = [] if longer else attempt("ex3", lambda results: read_figure(results, "ex3-best-lambda", "ex3") and [], results)
     return [text(say("One search for each seed, 3-layer net with BN, on the validation set ([ref:fig-search], [ref:tab-search])."), *sentences),
-            *attempt(drawn, results, "ex3-search", "ex3", "fig-search", say("Validation accuracy of every trial of the search for lambda."), out),
-            table("tab-search", say("The search for each seed: the best lambda and its validation accuracy in each stage and in all. Test: of the net "
-                                    "trained longer with the best lambda, the only one of the search that saw the test set."), [head, *body]), *missing]
+            *attempt("ex3", drawn, results, "ex3-search", "ex3", "fig-search",
+                     say("Validation accuracy of every trial of the search for lambda."), out),
+            table("tab-search", say("The search for each seed: the best lambda and its validation accuracy in each stage and in all. Test: of "
+                                    "the net trained longer with the best lambda, the only one of the search that saw the test set."),
+                  [head, *body]), *missing]
 
 
 def attempt_value(read, otherwise):
     """What read() returns, or otherwise where a result is missing or of another form."""
     try:
         return read()
-    except (Missing, KeyError, TypeError):
+    except (Missing, LookupError, TypeError):
         return otherwise
 
 
@@ -345,9 +359,9 @@ def sensitivity_section(results, out):
               table("tab-sensitivity", say("Weights from N(0, sigma²): test accuracy in %, mean ± sd (number of seeds), and what B reports."),
                     [["network", "", *(f"sigma {sigma}" for sigma in sigmas)],
                      *([net, bn, *(cell((net, bn, sigma)) for sigma in sigmas)] for net in nets for bn in variants)])]
-    blocks += attempt(sensitivity_comment, results, grid)
+    blocks += attempt("sensitivity", sensitivity_comment, results, grid)
     for net in nets:
-        blocks += attempt(drawn, results, f"sensitivity-{net}", "sensitivity", plot_label(net),
+        blocks += attempt("sensitivity", drawn, results, f"sensitivity-{net}", "sensitivity", plot_label(net),
                           say("{net} net from weights N(0, sigma²): loss and accuracy over training. Band: ± sd.", net=net), out)
     return blocks
 
@@ -426,20 +440,17 @@ def expected_shares(results, nets):
     shares, chance = {}, None
     for net in nets:
         _, runs, flat = read_figure(results, f"sensitivity-{net}", "sensitivity")
-        try:
-            chance = 100 / flat[0]["dataset"]["classes"]
-            for title, by_bn in runs.items():
-                for bn, nets_of in by_bn.items():
-                    config, shape = nets_of[0]["config"], nets_of[0]["dataset"].get("shape")
-                    if config["batch_norm"] and shape:
-                        u, share = 1.0, 1.0
-                        for m in [math.prod(shape), *config["hidden"][:-1]]:
-                            v = m * config["sigma"] ** 2 * u
-                            share = v / (v + config["eps"])
-                            u = share * (math.pi - 1) / (2 * math.pi)
-                        shares[net, bn, title.removeprefix("sigma ")] = share
-        except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError):
-            raise Missing(f"sensitivity-{net}: its runs lack the setting or dataset; {command(results, 'sensitivity')} makes them") from None
+        chance = 100 / flat[0]["dataset"]["classes"]
+        for title, by_bn in runs.items():
+            for bn, trained in by_bn.items():
+                config, shape = trained[0]["config"], trained[0]["dataset"].get("shape")
+                if config["batch_norm"] and shape:
+                    u, share = 1.0, 1.0
+                    for m in [math.prod(shape), *config["hidden"][:-1]]:
+                        v = m * config["sigma"] ** 2 * u
+                        share = v / (v + config["eps"])
+                        u = share * (math.pi - 1) / (2 * math.pi)
+                    shares[net, bn, title.removeprefix("sigma ")] = share
     return shares, chance
 
 
@@ -456,33 +467,37 @@ def settings_section(results):
             complaints.append({"block": "missing", "parts": say("{what}", what=str(error))})
             continue
         for result in flat:
-            config = dict(result["config"])
-            name = json.dumps([result["config"], result["seed"]])
-            if name not in used:
-                used[name] = result
-                lam, sigma = config.pop("lam", None), config.pop("sigma", None)
+            run = json.dumps([result["config"], result["seed"]])
+            if run not in used:
+                used[run] = result
+                config = dict(result["config"])
+                lam, sigma = config.pop("lam"), config.pop("sigma")
                 key = json.dumps([config, sigma is None, description["kind"] == "search"])
                 group = groups.setdefault(key, {"config": config, "lam": set(), "sigma": set(), "seed": set(), "runs": 0})
-                group["lam"].add(lam), group["sigma"].add(sigma), group["seed"].add(result["seed"])
+                for what, value in (("lam", lam), ("sigma", sigma), ("seed", result["seed"])):
+                    group[what].add(value)
                 group["runs"] += 1
     if not used:
         return complaints
-    default = next((group["config"] for group in groups.values() if group["config"].get("hidden") == [50, 50]), next(iter(groups.values()))["config"])
-    body = []
-    for group in groups.values():
-        changed = [f"{key} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}" for key, value in group["config"].items()
-                   if value != default.get(key) and key not in ("hidden", "batch_norm")]
-        sigma = "He" if group["sigma"] == {None} else ranged(group["sigma"])
-        body.append([" ".join(map(str, group["config"].get("hidden", []))), "yes" if group["config"].get("batch_norm") else "no", ", ".join(changed) or "–", sigma,
-                     ranged(group["lam"]), counted(group["seed"]), str(group["runs"])])
-    common = ", ".join(f"{key} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}" for key, value in default.items()
-                       if key not in ("hidden", "batch_norm"))
-    versions = listed(dict.fromkeys(", ".join(f"{key} {value}" for key, value in result.get("versions", {}).items()) for result in used.values()))
+    configs = [group["config"] for group in groups.values()]
+    default = next((config for config in configs if config["hidden"] == [50, 50]), configs[0])
+
+    def worded(config):
+        return ", ".join(f"{key} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}" for key, value in config.items()
+                         if key not in ("hidden", "batch_norm"))
+
+    body = [[" ".join(map(str, group["config"]["hidden"])), "yes" if group["config"]["batch_norm"] else "no",
+             worded({key: value for key, value in group["config"].items() if value != default.get(key)}) or "–",
+             "He" if group["sigma"] == {None} else ranged(group["sigma"]), ranged(group["lam"]), counted(group["seed"]), str(group["runs"])]
+            for group in groups.values()]
+    common = worded(default)
+    versions = listed(dict.fromkeys(", ".join(f"{key} {value}" for key, value in result["versions"].items()) for result in used.values()))
     codes = listed(dict.fromkeys(str(result.get("code")) for result in used.values()))
     data = listed(dict.fromkeys(f"{result['dataset']['name']}{' [KR]' * (result['dataset']['name'] == 'cifar10')} "
                                 f"(fingerprint {result['dataset']['fingerprint']})" for result in used.values()))
-    return [text(say("All {n} runs together took {hours:.1f} hours of one core. Where [ref:tab-settings] does not say otherwise: {common}. Dataset: {data}. "
-                     "Code: version {codes} ({versions}).", n=len(used), hours=sum(result.get("duration_s", 0) for result in used.values()) / 3600,
+    return [text(say("All {n} runs together took {hours:.1f} hours of one core. Where [ref:tab-settings] does not say otherwise: {common}. "
+                     "Dataset: {data}. Code: version {codes} ({versions}).", n=len(used),
+                     hours=sum(result.get("duration_s", 0) for result in used.values()) / 3600,
                      common=common, data=data, codes=codes, versions=versions)),
             table("tab-settings", say("The setting of every run. sigma: standard deviation of the initial weights (He: of He et al.)."),
                   [["hidden nodes", "BN", "differs from the default in", "sigma", "lambda", "seeds", "runs"], *body], wide=[0, 2]), *complaints]
@@ -520,27 +535,29 @@ REFERENCES = [
 
 def report(results, out):
     """All blocks of the report, its figures drawn into out/figures."""
-    dataset = attempt_value(lambda: next(plots.describe(path)["dataset"] for path in sorted((results / "figures").glob("*.json"))),
-                            results.name) if any((results / "figures").glob("*.json")) else results.name
+    described = [name for name in CURVES.values() if (results / "figures" / f"{name}.json").exists()]
+    dataset = attempt_value(lambda: read_figure(results, described[0], "ex3")[0]["dataset"], results.name)
     return [
         {"block": "title", "parts": say("k-layer networks with batch normalization on {dataset}", dataset=dataset)},
-        text(say("Report of Assignment 3 [A], in the order that it asks for. Every number is taken from the results of the experiments. Means and standard "
-                 "deviations (sd, divided by n - 1) are over seeds, which draw the initial weights and the order of the examples. Two means differ *beyond the spread* when "
-                 "they do so by more than two standard errors of their difference, $2 \\sqrt{s_1^2 / n_1 + s_2^2 / n_2}$.")),
+        text(say("Report of Assignment 3 [A], in the order that it asks for. Every number is taken from the results of the experiments. "
+                 "Means and standard deviations (sd, divided by $n - 1$) are over seeds, which draw the initial weights and the order of the "
+                 "examples. Two means differ *beyond the spread* when they do so by more than two standard errors of their difference, "
+                 "$2 \\sqrt{s_1^2 / n_1 + s_2^2 / n_2}$.")),
         heading("The network"),
-        text(say("Scores $\\mathbf{s}$ of the layers $l = 1, \\ldots, k - 1$, normalised in training by the mean and variance of the mini-batch [BN], then the last layer; "
-                 "prediction normalises by the moving averages. Without BN (13)–(16) are left out.")),
+        text(say("Scores $\\mathbf{s}$ of the layers $l = 1, \\ldots, k - 1$, normalised in training by the mean and variance of the "
+                 "mini-batch [BN], then the last layer; prediction normalises by the moving averages. Without BN (13)–(16) are left out.")),
         equations(*EQUATIONS),
-        text(say("Backward, for $l = k, \\ldots, 1$; hidden layers with BN pass (25)–(37), where (37) is written with the $\\mathbf{1}_n^T$ that A leaves to the reader. "
-                 "Weights start from He initialisation [HE]; the learning rate is cyclical [SM].")),
+        text(say("Backward, for $l = k, \\ldots, 1$; hidden layers with BN pass (25)–(37), where (37) is written with the "
+                 "$\\mathbf{1}_n^T$ that A leaves to the reader. Weights start from He initialisation [HE]; the learning rate is cyclical [SM].")),
         equations(*BACKWARD),
-        heading("(i) Are the gradients right?"), *attempt(gradient_section, results),
-        heading("(ii) Loss of the 3-layer net with and without BN"), *attempt(loss_section, results, "3-layer", out), *attempt(normalised_section, results),
-        heading("(iii) Loss of the deep nets with and without BN"), *attempt(depth_section, results),
-        *attempt(loss_section, results, "6-layer", out), *attempt(loss_section, results, "9-layer", out),
-        heading("(iv) The search for lambda"), *attempt(search_section, results, out),
-        heading("(v) Sensitivity to initialisation"), *attempt(sensitivity_section, results, out),
-        heading("The setting of every run"), *attempt(settings_section, results),
+        heading("(i) Are the gradients right?"), *attempt("gradcheck", gradient_section, results),
+        heading("(ii) Loss of the 3-layer net with and without BN"),
+        *attempt("ex3", loss_section, results, "3-layer", out), *attempt("ex3", normalised_section, results),
+        heading("(iii) Loss of the deep nets with and without BN"), *attempt("ex2", depth_section, results),
+        *attempt("ex3", loss_section, results, "6-layer", out), *attempt("ex3", loss_section, results, "9-layer", out),
+        heading("(iv) The search for lambda"), *attempt("ex3", search_section, results, out),
+        heading("(v) Sensitivity to initialisation"), *attempt("sensitivity", sensitivity_section, results, out),
+        heading("The setting of every run"), *attempt("ex3", settings_section, results),
         heading("Sources"), *(text(say("{line}", line=line)) | {"small": True} for line in REFERENCES
           if "CIFAR" not in line or "CIFAR" in dataset)]
 
