@@ -25,6 +25,7 @@ import tables
 
 HOME = Path(__file__).resolve().parent
 FAILS = 0.5  # points: a cell fails whose mean test accuracy is no farther from chance
+NOTHING = 0.001  # BN normalises next to nothing where it can be expected to leave less of the variance 1
 WIDE = 2.0  # points: seeds whose accuracies have a larger sd end far apart
 DRIVERS = {"ex2": "run_ex2.py --seeds 5", "ex3": "run_ex3.py --seeds 5", "sensitivity": "run_sensitivity.py --seeds 3"}
 CURVES = {"3-layer": "ex3-3-layer", "6-layer": "ex3-6-layer", "9-layer": "ex3-9-layer"}
@@ -168,14 +169,23 @@ def cells(rows, *columns):
 
 # ------------------------------------------------------------------------------------------------------------ the rules
 
+def two_errors(one, other):
+    """Two standard errors of the difference of two summaries; nan where one is of a single seed."""
+    return 2 * math.sqrt(one[1] ** 2 / one[2] + other[1] ** 2 / other[2])
+
+
+def verdict(one, other):
+    """Whether the second of two summaries is more or less than the first."""
+    difference, bar = other[0] - one[0], two_errors(one, other)
+    if math.isnan(bar):
+        return "no verdict from single seeds"
+    return "no difference beyond the spread" if abs(difference) <= bar else "a gain" if difference > 0 else "a loss"
+
+
 def compared(one, other):
-    """The difference of two summaries, in words."""
-    difference = other[0] - one[0]
-    if math.isnan(one[1]) or math.isnan(other[1]):
-        return f"{difference:+.2f} points, from a single seed, which says nothing of the spread"
-    bar = 2 * math.sqrt(one[1] ** 2 / one[2] + other[1] ** 2 / other[2])
-    verdict = "no difference beyond the spread" if abs(difference) <= bar else "a gain" if difference > 0 else "a loss"
-    return f"{difference:+.2f} points (two standard errors: {bar:.2f}), {verdict}"
+    """The difference of two summaries, and the verdict."""
+    bar = "" if math.isnan(two_errors(one, other)) else f" (two standard errors: {two_errors(one, other):.2f})"
+    return f"{other[0] - one[0]:+.2f} points{bar}, {verdict(one, other)}"
 
 
 def listed(words):
@@ -218,9 +228,9 @@ def gradient_section(results):
              *(largest([row for row in group if row["judged"] == "relative"], method)
                for group in by_bn.values() for method in ("complex", "central"))] for net, by_bn in groups.items()]
     bars = gradcheck.BARS
-    verdict = say("None of the {n} gradients fails: the gradient computations are taken to be free of bugs.", n=len(rows))
+    judgement = say("None of the {n} gradients fails: the gradient computations are taken to be free of bugs.", n=len(rows))
     if failed:
-        verdict = say("*{bad} of the {n} gradients fail* ({worst}): the gradient computations are not right.",
+        judgement = say("*{bad} of the {n} gradients fail* ({worst}): the gradient computations are not right.",
                       bad=len(failed), n=len(rows), worst=worst)
     return [
         text(say("The gradients (21)–(37) of the cost (20), $a$, were compared with two numerical ones, $n$, in float64: complex steps "
@@ -237,7 +247,7 @@ def gradient_section(results):
                  n=sum(row["entries"] for row in rows), c=largest(relative, "complex"), d=largest(relative, "central"),
                  kinks=sum(row["kinks"] for row in rows),
                  absolute=f"in the biases under BN {largest(absolute, 'complex')} and {largest(absolute, 'central')}; " if absolute else ""),
-             verdict),
+             judgement),
         table("tab-gradients", say("Largest relative errors of the analytic gradients over all parameters of a net, for both methods; "
                                    "BN {places}.", places=listed(places)), [head, *body])]
 
@@ -389,11 +399,11 @@ def sensitivity_comment(results, grid):
     gains = {}
     for net, bn, sigma in test:
         if bn != "without BN" and (net, "without BN", sigma) in test:
-            verdict = compared(test[net, "without BN", sigma], test[net, bn, sigma]).rpartition(", ")[2]
-            gains.setdefault((bn, verdict), []).append(f"{net} {sigma}")
+            words = verdict(test[net, "without BN", sigma], test[net, bn, sigma])
+            gains.setdefault((bn, words), []).append(f"{net} {sigma}")
     for bn in dict.fromkeys(bn for bn, _ in gains):
         sentences.append(say("{bn} against none: {words}.", bn=bn, words="; ".join(
-            f"{verdict} in {listed(cells)}" for (other, verdict), cells in gains.items() if other == bn)))
+            f"{words} in {listed(cells)}" for (other, words), cells in gains.items() if other == bn)))
     sentences += epsilon_part(test, failing, [bn for bn in variants if bn != "without BN"], shares)
     body = [[net, bn, *(f"{shares[net, bn, sigma]:.2g}" if (net, bn, sigma) in shares else "" for sigma in dict.fromkeys(key[2] for key in grid))]
             for net, bn in dict.fromkeys((net, bn) for net, bn, _ in shares)]
@@ -415,24 +425,35 @@ def named(keys):
 
 
 def epsilon_part(test, failing, variants, shares):
-    """Sentences on the cells that two epsilons tell apart, and on those that they do not."""
+    """Sentences on the cells of which one epsilon fails and another does not, and on the other cells."""
     sentences = []
     for one, other in itertools.combinations(variants, 2):
-        pairs = [((net, one, sigma), (net, other, sigma)) for net, bn, sigma in test if bn == one and (net, other, sigma) in test]
-        decided = [pair for pair in pairs if (pair[0] in failing) != (pair[1] in failing)]
-        for pair in decided:
-            bad, good = sorted(pair, key=lambda key: key not in failing)
-            share = "".join(f", where BN is expected to leave the variance {shares[key]:.2g}" for key in [bad] if key in shares)
-            sentences.append(say("Epsilon decides {net}, sigma {sigma}: with {good} it reaches {mean} %, with {bad} it fails{share}.", net=bad[0], sigma=bad[2],
-                                 good=good[1], bad=bad[1], mean=shown(*test[good]), share=share))
-        alike = [pair for pair in pairs if pair not in decided]
-        if alike:
-            verdicts = {}
-            for pair in alike:
-                verdicts.setdefault(compared(test[pair[0]], test[pair[1]]).rpartition(", ")[2], []).append(f"{pair[0][0]} {pair[0][2]}")
-            sentences += [say("In the {which} cells, {other} against {one}: {words}.", which="other" if decided else "same", one=one, other=other,
-                              words="; ".join(f"{verdict} in {listed(cells)}" for verdict, cells in verdicts.items()))]
+        decided, verdicts = [], {}
+        for net, bn, sigma in test:
+            if bn == one and (net, other, sigma) in test:
+                pair = (net, one, sigma), (net, other, sigma)
+                words = verdict(test[pair[0]], test[pair[1]])
+                if (pair[0] in failing) != (pair[1] in failing) and not words.startswith("no difference"):
+                    decided.append((*sorted(pair, key=lambda key: key not in failing), words))
+                else:
+                    verdicts.setdefault(words, []).append(f"{net} {sigma}")
+        for bad, good, words in decided:
+            sentences.append(say("Epsilon {decides} {net}, sigma {sigma}: with {good} it reaches {mean} %, with {bad} it fails{share}.",
+                                 decides="may decide" if words.startswith("no") else "decides", net=bad[0], sigma=bad[2],
+                                 good=good[1], bad=bad[1], mean=shown(*test[good]), share=share_words(shares.get(bad))))
+        if verdicts:
+            sentences.append(say("In the {which} cells, {other} against {one}: {words}.", which="other" if decided else "same", one=one,
+                                 other=other, words="; ".join(f"{words} in {listed(cells)}" for words, cells in verdicts.items())))
     return sentences
+
+
+def share_words(share):
+    """What the variance that BN leaves the scores says of a cell that fails."""
+    if share is None:
+        return ""
+    if share < NOTHING:
+        return f", where BN can be expected to normalise next to nothing (it leaves the variance {share:.2g} instead of 1)"
+    return f", although BN can be expected to leave the variance {share:.2g}"
 
 
 def expected_shares(results, nets):
@@ -495,9 +516,9 @@ def settings_section(results):
     codes = listed(dict.fromkeys(str(result.get("code")) for result in used.values()))
     data = listed(dict.fromkeys(f"{result['dataset']['name']}{' [KR]' * (result['dataset']['name'] == 'cifar10')} "
                                 f"(fingerprint {result['dataset']['fingerprint']})" for result in used.values()))
-    return [text(say("All {n} runs together took {hours:.1f} hours of one core. Where [ref:tab-settings] does not say otherwise: {common}. "
+    return [text(say("All {n} runs together took {minutes:.0f} minutes of one core. Where [ref:tab-settings] does not say otherwise: {common}. "
                      "Dataset: {data}. Code: version {codes} ({versions}).", n=len(used),
-                     hours=sum(result.get("duration_s", 0) for result in used.values()) / 3600,
+                     minutes=sum(result.get("duration_s", 0) for result in used.values()) / 60,
                      common=common, data=data, codes=codes, versions=versions)),
             table("tab-settings", say("The setting of every run. sigma: standard deviation of the initial weights (He: of He et al.)."),
                   [["hidden nodes", "BN", "differs from the default in", "sigma", "lambda", "seeds", "runs"], *body], wide=[0, 2]), *complaints]
