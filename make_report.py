@@ -235,7 +235,7 @@ def gradient_section(results):
     return [
         text(say("The gradients (21)–(37) of the cost (20), $a$, were compared with two numerical ones, $n$, in float64: complex steps "
                  "[SQ], $\\mathrm{Im} f(x + i h) / h$, which are exact to rounding, and central differences. Nets of {nets} hidden nodes, "
-                 "BN {places} (before or after the ReLU), lambda {lams}, mini-batches of {sizes} examples (of 2 would be vacuous: BN then "
+                 "BN {places} the ReLU, lambda {lams}, mini-batches of {sizes} examples (of 2 would be vacuous: BN then "
                  "passes nothing back). The error of a parameter is $\\max |a - n| / \\max(|a|, |n|)$ over its entries; it must not "
                  "exceed {c:g} and {d:g}. Biases under BN have the gradient 0 and are judged absolutely, against {ca:g} and {da:g}. "
                  "[ref:tab-gradients] shows the largest errors.",
@@ -248,8 +248,8 @@ def gradient_section(results):
                  kinks=sum(row["kinks"] for row in rows),
                  absolute=f"in the biases under BN {largest(absolute, 'complex')} and {largest(absolute, 'central')}; " if absolute else ""),
              judgement),
-        table("tab-gradients", say("Largest relative errors of the analytic gradients over all parameters of a net, for both methods; "
-                                   "BN {places}.", places=listed(places)), [head, *body])]
+        table("tab-gradients", say("Largest relative errors over all parameters of a net, by both methods, with BN {places} the ReLU.",
+                                   places=listed(places)), [head, *body])]
 
 
 def depth_section(results):
@@ -265,7 +265,7 @@ def depth_section(results):
 def normalised_section(results):
     rows = read_csv(results, "ex3", "ex3", ("validation", "test"))
     by_name = {(row["network"], row["setting"]): row for row in rows}
-    pairs = [(row, by_name[f"{row['network']} BN", row["setting"]]) for row in rows if (f"{row['network']} BN", row["setting"]) in by_name]
+    pairs = [(row, by_name[key]) for row in rows if (key := (f"{row['network']} BN", row["setting"])) in by_name]
     sentences = []
     for plain, normalised in pairs:
         one, other = accuracy(plain, "test"), accuracy(normalised, "test")
@@ -293,7 +293,8 @@ def loss_section(results, net, out):
 
 def search_section(results, out):
     trials = read_csv(results, "ex3_search", "ex3", ("seed", "lambda", "val_accuracy"))
-    stages = {stage: [trial for trial in trials if trial["stage"] == stage] for stage in dict.fromkeys(trial["stage"] for trial in trials)}
+    stages = {stage: [trial for trial in trials if trial["stage"] == stage]
+              for stage in dict.fromkeys(trial["stage"] for trial in trials)}
     best = {int(seed): max((trial for trial in trials if trial["seed"] == seed), key=lambda trial: trial["val_accuracy"])
             for seed in sorted({trial["seed"] for trial in trials})}
     draws = attempt_value(lambda: read_figure(results, "ex3-search", "ex3")[0]["more"]["draws"], {})
@@ -405,14 +406,15 @@ def sensitivity_comment(results, grid):
         sentences.append(say("{bn} against none: {words}.", bn=bn, words="; ".join(
             f"{words} in {listed(cells)}" for (other, words), cells in gains.items() if other == bn)))
     sentences += epsilon_part(test, failing, [bn for bn in variants if bn != "without BN"], shares)
-    body = [[net, bn, *(f"{shares[net, bn, sigma]:.2g}" if (net, bn, sigma) in shares else "" for sigma in dict.fromkeys(key[2] for key in grid))]
+    sigmas = dict.fromkeys(sigma for _, _, sigma in grid)
+    body = [[net, bn, *(f"{shares[net, bn, sigma]:.2g}" if (net, bn, sigma) in shares else "" for sigma in sigmas)]
             for net, bn in dict.fromkeys((net, bn) for net, bn, _ in shares)]
     explained = [
         text(say("Why epsilon matters: BN leaves each score the variance $v / (v + \\epsilon)$ instead of 1, by (11). Before training "
                  "$v = m \\sigma^2 u$ can be expected in a layer with $m$ inputs of variance $u$; $u$ is 1 for the standardised images and "
                  "$(\\pi - 1) / (2 \\pi)$ times the variance of the scores after a ReLU. [ref:tab-shares] follows that to the last hidden layer.")),
-        table("tab-shares", say("Variance that BN is expected to leave the scores of the last hidden layer before training, from the settings of the runs."),
-              [["network", "", *(f"sigma {sigma}" for sigma in dict.fromkeys(key[2] for key in grid))], *body])] if body else []
+        table("tab-shares", say("Variance that BN is expected to leave the scores of the last hidden layer before training, from the "
+                                "settings of the runs."), [["network", "", *(f"sigma {sigma}" for sigma in sigmas)], *body])] if body else []
     return [items(*sentences), *explained]
 
 
@@ -534,8 +536,8 @@ EQUATIONS = [
     [("38, 39", r"\mu_{\mathrm{av}} = \alpha \mu_{\mathrm{av}} + (1 - \alpha) \mu, \quad v_{\mathrm{av}} = \alpha v_{\mathrm{av}} + (1 - \alpha) v")],
 ]
 BACKWARD = [
-    [("21", r"G = P - Y"),
-     ("22, 28", r"\frac{\partial J}{\partial W_l} = \frac{1}{n} G X^{(l-1) T} + 2 \lambda W_l, \frac{\partial J}{\partial \mathbf{b}_l} = \frac{1}{n} G \mathbf{1}_n")],
+    [("21", r"G = P - Y")],
+    [("22, 28", r"\frac{\partial J}{\partial W_l} = \frac{1}{n} G X^{(l-1) T} + 2 \lambda W_l, \quad \frac{\partial J}{\partial \mathbf{b}_l} = \frac{1}{n} G \mathbf{1}_n")],
     [("23, 29", r"G \leftarrow W_l^T G"), ("24, 30", r"G \leftarrow G \odot \mathrm{Ind}(X^{(l-1)} > 0)")],
     [("25", r"\frac{\partial J}{\partial \gamma_l} = \frac{1}{n} (G \odot \hat{S}^{(l)}) \mathbf{1}_n, \quad \frac{\partial J}{\partial \beta_l} = \frac{1}{n} G \mathbf{1}_n"),
      ("26", r"G \leftarrow G \odot (\gamma_l \mathbf{1}_n^T)")],
@@ -600,7 +602,7 @@ def markdown(blocks):
     names, parts = numbered(blocks), []
 
     def inline(pieces):
-        shape = {"plain": markdown_plain, "math": "${}$".format, "code": "`{}`".format, "emphasis": lambda s: f"*{markdown_plain(s)}*",
+        shape = {"plain": markdown_plain, "math": lambda s: f"${markdown_math(s)}$", "code": "`{}`".format, "emphasis": lambda s: f"*{markdown_plain(s)}*",
                  "ref": lambda label: names.get(label, "(missing)")}
         return "".join(shape[kind](content) for kind, content in pieces)
 
@@ -617,18 +619,24 @@ def markdown(blocks):
             case "missing":
                 parts.append(f"**Missing:** {inline(block['parts'])}\n")
             case "equations":
-                parts += [f"$$\n{latex} \\quad ({label})\n$$\n" for row in block["rows"] for label, latex in row]
+                parts += [f"$$\n{markdown_math(latex)} \\quad ({label})\n$$\n" for row in block["rows"] for label, latex in row]
             case "table":
                 parts += [f"**{names[block['label']]}.** {inline(block['caption'])}\n",
                           tables.markdown([list(map(markdown_plain, row)) for row in block["rows"]])]
             case "figure":
-                parts += [f"![{names[block['label']]}]({block['path'].replace(' ', '%20')})\n", f"**{names[block['label']]}.** {inline(block['caption'])}\n"]
+                name, path = names[block["label"]], block["path"].replace(" ", "%20")
+                parts += [f"![{name}]({path})\n", f"**{name}.** {inline(block['caption'])}\n"]
     return "\n".join(parts)
 
 
 def one_line(text):
     """Text without line breaks and control characters."""
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
+
+
+def markdown_math(latex):
+    """LaTeX that no Markdown takes for emphasis or HTML."""
+    return latex.replace("_", " _ ").replace("\\|", "\\Vert ").replace(">", "\\gt ")
 
 
 def markdown_plain(text):
@@ -728,7 +736,8 @@ def typst(blocks):
         match block["block"]:
             case "title":
                 title = "".join(content for _, content in block["parts"])
-                parts.append(PREAMBLE.format(title=typst_string(title)) + f"\n#align(center, text(size: 15pt, weight: \"bold\")[{inline(block['parts'])}])\n")
+                parts += [PREAMBLE.format(title=typst_string(title)),
+                          f'#align(center, text(size: 15pt, weight: "bold")[{inline(block["parts"])}])\n']
             case "heading":
                 parts.append(f"= {inline(block['parts'])}\n")
             case "text":
@@ -741,17 +750,20 @@ def typst(blocks):
             case "equations":
                 cell = '  grid.cell(colspan: {}, math.equation(block: true, numbering: _ => "({})", $ {} $)),'
                 lines = [cell.format(3 - len(row), label, typst_math(latex)) for row in block["rows"] for label, latex in row]
-                parts.append("\n".join(["#grid(columns: (1fr, 1.08fr), column-gutter: 8pt, row-gutter: 3pt, align: horizon,", *lines, ")"]) + "\n")
+                head = "#grid(columns: (1fr, 1.08fr), column-gutter: 8pt, row-gutter: 3pt, align: horizon,"
+                parts.append("\n".join([head, *lines, ")\n"]))
             case "table":
                 n = len(block["rows"][0])
                 widths = ", ".join("1fr" if i in block["wide"] else "auto" for i in range(n))
                 rows = ["  " + ", ".join(f"[{typst_plain(cell)}]" for cell in row) + "," for row in block["rows"]]
                 rows[0] = f"  table.header({rows[0].strip()}),"
-                parts.append("\n".join([f"#figure(caption: [{inline(block['caption'])}], kind: table, table(", f"  columns: ({widths},), align: left + horizon,",
-                                        "  table.hline(stroke: 0.8pt),", rows[0], "  table.hline(stroke: 0.4pt),", *rows[1:], "  table.hline(stroke: 0.8pt),",
-                                        f")) <{block['label']}>"]) + "\n")
+                thick, thin = "  table.hline(stroke: 0.8pt),", "  table.hline(stroke: 0.4pt),"
+                parts.append("\n".join([f"#figure(caption: [{inline(block['caption'])}], kind: table, table(",
+                                        f"  columns: ({widths},), align: left + horizon,",
+                                        thick, rows[0], thin, *rows[1:], thick, f")) <{block['label']}>\n"]))
             case "figure":
-                parts.append(f"#figure(caption: [{inline(block['caption'])}], placement: auto, image({typst_string(block['path'])}, width: 16cm)) <{block['label']}>\n")
+                parts.append(f"#figure(caption: [{inline(block['caption'])}], placement: auto,\n"
+                             f"  image({typst_string(block['path'])}, width: 16cm)) <{block['label']}>\n")
     return "\n".join(parts)
 
 
@@ -771,7 +783,8 @@ def pdf(source, path):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--results", type=Path, default=HOME / "results" / "cifar10", metavar="DIR", help="default: results/cifar10 beside this script")
+    parser.add_argument("--results", type=Path, default=HOME / "results" / "cifar10", metavar="DIR",
+                        help="default: results/cifar10 beside this script")
     parser.add_argument("--out", type=Path, default=HOME / "report", metavar="DIR", help="default: report, beside this script")
     args = parser.parse_args(argv)
     results, out = args.results.resolve(), args.out.resolve()
