@@ -135,7 +135,7 @@ def open_lab(opts, runs_a_seed):
     """Load the dataset, make the folders, start the progress bar.
 
     Where no dataset is asked for and the driver's own cannot be had, it is the synthetic set, and says so.
-    Returns a dict: opts, raw (see datasets.load), title, results and figures (folders), split, bar.
+    Returns a dict: opts, raw (see datasets.load), title, command, results and figures (folders), split, bar.
     Raises DataError, and OSError for an output folder that cannot be written to.
     """
     name = opts.dataset or opts.default_dataset
@@ -150,9 +150,9 @@ def open_lab(opts, runs_a_seed):
     label, title = raw["name"], raw["title"]
     if opts.smoke:
         label, title = f"{label}-smoke", f"{title}, smoke test"
-    lab = {"opts": opts, "raw": raw, "title": title, "split": (None, None),
+    lab = {"opts": opts, "raw": raw, "title": title, "command": command(opts, raw["name"]), "split": (None, None),
            "results": opts.out / "results" / label, "figures": opts.out / "figures" / label}
-    for folder in (lab["results"] / "runs", lab["results"] / "models", lab["figures"]):
+    for folder in (*(lab["results"] / part for part in ("runs", "models", "figures")), lab["figures"]):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -163,6 +163,13 @@ def open_lab(opts, runs_a_seed):
         print(f"{title}: {len(raw['labels'])} training and {len(raw['test_labels'])} test images, {opts.seeds} seed(s), "
               + (f"cluster {opts.cluster}" if opts.cluster else f"{opts.jobs} job(s)"))
     return lab | {"bar": progress.bar(runs_a_seed * opts.seeds, opts.quiet)}
+
+
+def command(opts, dataset):
+    """The command that a driver was called with, less the options that change no result."""
+    words = ["python", Path(sys.argv[0]).name, *(["--dataset", dataset] if dataset != opts.default_dataset else []),
+             *(["--seeds", str(opts.seeds)] if opts.seeds > 1 else []), *(["--smoke"] if opts.smoke else [])]
+    return " ".join(words)
 
 
 def provenance(raw):
@@ -438,7 +445,7 @@ def keep(lab, path, result, model, test):
 def train(lab, runs, test=True, may_diverge=False):
     """Train runs, pairs (config, seed), as many at a time as there are jobs; what is finished already is not repeated.
 
-    Returns their results in the same order. test and may_diverge as in run.
+    Returns their results in the same order, each with the name of its file. test and may_diverge as in run.
     """
     opts, about, bar = lab["opts"], provenance(lab["raw"]), lab["bar"]
     runs = [(config | SMOKE if opts.smoke else config, seed) for config, seed in runs]
@@ -459,7 +466,7 @@ def train(lab, runs, test=True, may_diverge=False):
                 keep(lab, path, result, model, test)
                 results[path] = result
                 progress.trained(bar, result)
-    return [results[path] for path in paths]
+    return [results[path] | {"name": path.stem} for path in paths]
 
 
 @contextlib.contextmanager

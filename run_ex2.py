@@ -28,7 +28,7 @@ def main():
     table = [experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B}) for (network, setting, _, A, B), nets in zip(ROWS, results)]
     experiment.write_table(lab, "ex2", table)
     for i, ((network, setting, config, *_), nets) in enumerate(zip(ROWS, results), start=1):
-        plots.curves(lab, f"ex2-{i}-{network}", f"{network} {config['hidden']}, {setting}", {"without BN": nets})
+        plots.figure(lab, "curves", f"ex2-{i}-{network}", f"{network} {config['hidden']}, {setting}", {"without BN": nets})
 
 
 if __name__ == "__main__":

@@ -25,12 +25,16 @@ ROWS = [
 SEARCHED = {"hidden": [50, 50], "batch_norm": True}
 COARSE, LOG_RANGE = 10, (-5, -1)    # the coarse search draws lambda = 10^U(-5, -1), 10 times
 FINE, AROUND_BEST = 5, (0.8, 1.2)   # each of the two fine ones U(.8, 1.2) times the best so far, 5 times
+DRAWS = {"coarse": f"10^U{LOG_RANGE}", "fine 1": f"U{AROUND_BEST} x best", "fine 2": f"U{AROUND_BEST} x best"}
 
 
 def search(lab):
-    """Search for lambda once for each seed. Returns the trials: dicts of seed, stage, lambda, val_accuracy."""
+    """Search for lambda once for each seed.
+
+    Returns the trials, dicts of seed, stage, lambda, val_accuracy, and their results by stage.
+    """
     rngs = [np.random.default_rng([seed, 3]) for seed in range(lab["opts"].seeds)]
-    trials = []
+    trials, results = [], {}
     for stage in ("coarse", "fine 1", "fine 2"):
         draws = []
         for seed, rng in enumerate(rngs):
@@ -38,9 +42,10 @@ def search(lab):
                     rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["lambda"])
             draws += [(seed, float(lam)) for lam in lams]
         runs = [(experiment.config(**SEARCHED, lam=lam), seed) for seed, lam in draws]
+        results[stage] = experiment.train(lab, runs, test=False)
         trials += [{"seed": seed, "stage": stage, "lambda": lam, "val_accuracy": result["val_accuracy"]}
-                   for (seed, lam), result in zip(draws, experiment.train(lab, runs, test=False))]
-    return trials
+                   for (seed, lam), result in zip(draws, results[stage])]
+    return trials, results
 
 
 def best(trials, seed):
@@ -51,7 +56,7 @@ def best(trials, seed):
 def main():
     lab = experiment.open_lab(experiment.options(__doc__), len(ROWS) + COARSE + 2 * FINE + 1)
     results = experiment.train_all_seeds(lab, [experiment.config(**config) for _, _, config, _, _ in ROWS])
-    trials = search(lab)
+    trials, searched = search(lab)
     winners = [best(trials, seed) for seed in range(lab["opts"].seeds)]
     longer = experiment.train(lab, [(experiment.config(**SEARCHED, lam=winner["lambda"], n_cycles=3), winner["seed"])
                                     for winner in winners])
@@ -65,9 +70,9 @@ def main():
     experiment.write_table(lab, "ex3", table)
 
     for (network, _, config, _, _), plain, normalised in zip(ROWS[::2], results[::2], results[1::2]):
-        plots.curves(lab, f"ex3-{network}", f"{network} {config['hidden']}", {"without BN": plain, "with BN": normalised})
-    plots.curves(lab, "ex3-best-lambda", "3-layer [50, 50] with BN, best lambda, 3 cycles", {"with BN": longer})
-    plots.search(lab, "ex3-search", "3-layer [50, 50] with BN, search for lambda", trials)
+        plots.figure(lab, "curves", f"ex3-{network}", f"{network} {config['hidden']}", {"without BN": plain, "with BN": normalised})
+    plots.figure(lab, "curves", "ex3-best-lambda", "3-layer [50, 50] with BN, best lambda, 3 cycles", {"with BN": longer})
+    plots.figure(lab, "search", "ex3-search", "3-layer [50, 50] with BN, search for lambda", searched, draws=DRAWS)
 
 
 if __name__ == "__main__":

@@ -90,13 +90,13 @@ def main():
 
     for net in SHAPE:
         places = {place: trained[net, place] for place in PLACES}
-        plots.compared(lab, f"fashion-{net}", f"{net}, BN before and after the activation", places)
-        plots.scores(lab, f"fashion-{net}-scores", f"{net}, all scores of a layer, 1,000 training images", places)
+        plots.figure(lab, "compared", f"fashion-{net}", f"{net}, BN before and after the activation", places)
+        plots.figure(lab, "scores", f"fashion-{net}-scores", f"{net}, all scores of a layer, 1,000 training images", places)
     for what in ("eta_max", "n_batch"):
         panels = {claim: {place: {value: results for (other, _, where, value), results in tried.items() if (other, where) == (claim, place)}
                           for place in SWEPT_PLACES} for claim, other, *_ in tried if other == what}
-        plots.swept(lab, f"fashion-{what}", "MLP, 10,000 training images", what,
-                    {f"validation accuracy, {claim}": (lambda result: result["val_accuracy"], places) for claim, places in panels.items()})
+        plots.figure(lab, "swept", f"fashion-{what}", "MLP, 10,000 training images", panels, what=what,
+                     numbers=["val_accuracy"] * len(panels))
 
 
 if __name__ == "__main__":

@@ -42,11 +42,12 @@ def main():
     results = dict(zip(cells, experiment.train_all_seeds(lab, [experiment.config(**config) for config in cells.values()])))
     experiment.write_table(lab, "mnist", [experiment.row(net, variant, trained) for (net, variant), trained in results.items()])
     for net in NETS:
-        plots.compared(lab, f"mnist-{net.replace(' ', '-')}", f"{net} net, one thing changed at a time",
+        plots.figure(lab, "compared", f"mnist-{net.replace(' ', '-')}", f"{net} net, one thing changed at a time",
                        {variant: trained for (other, variant), trained in results.items() if other == net})
     normalised = results["convolutional", "with BN"][0]
-    plots.filters(lab, "mnist-filters", "first layer of the convolutional net with BN", normalised)
-    plots.mistakes(lab, "mnist-mistakes", "convolutional net with BN", normalised)
+    plots.figure(lab, "filters", "mnist-filters", "first layer of the convolutional net with BN", normalised)
+    plots.figure(lab, "mistakes", "mnist-mistakes", "convolutional net with BN", normalised,
+                 **plots.images_of(lab["raw"], normalised))
 
 
 if __name__ == "__main__":

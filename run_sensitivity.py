@@ -40,7 +40,7 @@ def main():
     experiment.write_table(lab, "sensitivity", table)
     for network, hidden in NETS.items():
         panels = {f"sigma {sigma:.0e}": {bn: results[network, bn, sigma] for bn in BN} for sigma in SIGMAS}
-        plots.sensitivity(lab, f"sensitivity-{network}", f"{network} {hidden}, weights from N(0, sigma²)", panels)
+        plots.figure(lab, "sensitivity", f"sensitivity-{network}", f"{network} {hidden}, weights from N(0, sigma²)", panels)
 
 
 if __name__ == "__main__":

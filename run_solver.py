@@ -73,12 +73,11 @@ def main():
     print(f"Relative errors of the gradients of a three-layer net\n\n{table}")
 
     for (network, setting, _, _), trained, name in zip(ROWS, results, ("solver-2-layer", "solver-50-examples")):
-        plots.curves(lab, name, f"{network}, {setting}", {"without BN": trained})
+        plots.figure(lab, "curves", name, f"{network}, {setting}", {"without BN": trained})
     by_scale = {label: {sigma: trained for (other, sigma), trained in zip(cells, scaled) if other == label} for label in VARIANTS}
-    plots.swept(lab, "solver-scales", "8-layer, 7 x 50 hidden nodes, 5,000 images", "sigma of the initial weights", {
-        "best validation accuracy": (lambda result: max(result["history"]["epoch"]["val_accuracy"]), by_scale),
-        "best training accuracy": (lambda result: max(result["history"]["epoch"]["train_accuracy"]), by_scale),
-        "final training loss": (lambda result: result["history"]["epoch"]["train_loss"][-1], by_scale)})
+    plots.figure(lab, "swept", "solver-scales", "8-layer, 7 x 50 hidden nodes, 5,000 images", dict.fromkeys(
+        ["validation", "training", "training loss"], by_scale), what="sigma of the initial weights",
+        numbers=["best val_accuracy", "best train_accuracy", "last train_loss"])
 
 
 def best(results, column):

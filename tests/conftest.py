@@ -42,7 +42,7 @@ def results_of(folder):
     """The result files below a folder, by name, less what may differ from run to run."""
     results = {path.name: json.loads(path.read_text()) for path in folder.rglob("runs/*.json")}
     for result in results.values():
-        result.pop("duration_s")
+        result.pop("duration_s", None)  # which a diverged run lacks
     return results
 
 

@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -41,6 +42,12 @@ def test_smoke_writes_tables_and_figures_and_is_not_repeated(driver, tmp_path):
         assert len((results / f"{table}.csv").read_text().splitlines()) == len(markdown.splitlines()) - 1
     assert f"{dataset.replace('-', ' ')} (synthetic), smoke test" in first.stdout and "CIFAR" not in first.stdout.replace(REPORTED, "")
     assert len([path for path in figures.iterdir() if path.stat().st_size > 10_000]) == FIGURES[driver]
+    assert {path.stem for path in (results / "figures").iterdir()} == {path.stem for path in figures.iterdir()}
+    drawn = {path.name: path.read_bytes() for path in figures.iterdir()}
+    shutil.copytree(results, tmp_path / "copy" / "results" / results.name)
+    redrawn = call("plots", tmp_path / "copy" / "results" / results.name, cwd=cwd)
+    assert redrawn.returncode == 0 and redrawn.stderr == "", redrawn.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "copy" / "figures" / results.name).iterdir()} == drawn
     assert {path.name for path in (out / "results").iterdir()} == {results.name}
     assert not list(out.rglob(".*"))
 
