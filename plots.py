@@ -332,7 +332,24 @@ def pictures(shades, texts):
     return figure
 
 
-KINDS = {function.__name__: function for function in (curves, compared, search, sensitivity, swept, scores, filters, mistakes)}
+def gaps(runs):
+    """Training less test accuracy after training: a dot for each seed, mean and +- sd. runs: results by net, by label."""
+    figure, axes = panels(1, len(runs), 3.0, sharey=True)
+    for panel, (net, labelled) in zip(axes.flat, runs.items()):
+        for place, (label, style) in enumerate(styles(labelled).items()):
+            values = np.array([column(result, "epoch", "train_accuracy")[-1] - 100 * result["test_accuracy"]
+                               for result in labelled[label]])
+            sd = values.std(ddof=1) if len(values) > 1 else 0
+            panel.errorbar([place], [values.mean()], [sd], capsize=4, label=label, **style | {"linestyle": "", "markersize": 6})
+            panel.plot(np.full(len(values), place + 0.2), values, ".", color=style["color"], markersize=3)
+        panel.set(title=net, xticks=[], xlim=(-0.5, len(labelled) - 0.3))
+    axes[0, 0].set_ylabel("training - test accuracy, points")
+    legend_below(figure, axes[0, 0], 3)
+    return figure
+
+
+KINDS = {function.__name__: function
+         for function in (curves, compared, search, sensitivity, swept, scores, gaps, filters, mistakes)}
 SEVERAL = {"search": "{n} searches, one for each seed"}
 
 

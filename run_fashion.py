@@ -92,6 +92,8 @@ def main():
         places = {place: trained[net, place] for place in PLACES}
         plots.figure(lab, "compared", f"fashion-{net}", f"{net}, BN before and after the activation", places)
         plots.figure(lab, "scores", f"fashion-{net}-scores", f"{net}, all scores of a layer, 1,000 training images", places)
+    plots.figure(lab, "gaps", "fashion-gaps", "training less test accuracy", {
+        net: {place: trained[net, place] for place in PLACES} for net in SHAPE})
     for what in ("eta_max", "n_batch"):
         panels = {claim: {place: {value: results for (other, _, where, value), results in tried.items() if (other, where) == (claim, place)}
                           for place in SWEPT_PLACES} for claim, other, *_ in tried if other == what}
