@@ -10,6 +10,7 @@ kbn     the whole step of kbn.minibatch_gd with a net of nets.build: gather, for
         record
 torch   the same in PyTorch, eager, on the CPU: gather, forward, backward, SGD, the same record of loss, cost, accuracy
 
+The process keeps the memory of large arrays, as the drivers' workers do (experiment.KEEP_MEMORY); PyTorch has the same.
 All three run in float32, on mini-batches of 100, on 1 and on 2 threads (of BLAS; of all of PyTorch), and take turns, so
 that a busy machine slows them alike; the first step of a turn is off the clock. 2 threads need 2 idle cores: otherwise
 they wait for each other. ms are medians over the rounds, in milliseconds a step; the ratios are medians of each round's
@@ -49,7 +50,7 @@ import kbn
 import layers
 import nets
 import tables
-from experiment import at_least_one
+from experiment import KEEP_MEMORY, at_least_one
 from step import cpu_model, mini_batches
 
 N, N_BATCH, K, EPOCH = 2000, 100, 10, 60_000
@@ -294,6 +295,8 @@ def main():
     parser.add_argument("--out", type=Path, default=HOME / "results" / "bench_conv.json", metavar="FILE",
                         help="default: %(default)s")
     args = parser.parse_args()
+    if not KEEP_MEMORY.items() <= os.environ.items():  # glibc reads it when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)
 
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch and torch.__version__}
     print(f"{cpu_model()}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.2f}; "
