@@ -105,7 +105,7 @@ def test_a_run_that_diverges_on_a_worker_is_trained_once(cluster, tmp_path):
 def test_a_worker_refuses_to_train_with_another(what):
     about = experiment.provenance(datasets.load("shapes", small=True))
     with pytest.raises(experiment.ClusterError, match=f"another {what}"):
-        experiment.split_on_worker("shapes", None, True, 1000, 500, json.dumps(about | {what: "another"}))
+        experiment.split_on_worker("shapes", None, True, json.dumps(about | {what: "another"}), 1000, 500, "each")
 
 
 def test_a_cluster_of_one_core_trains_there_and_not_here(cluster, tmp_path):

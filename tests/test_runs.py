@@ -99,7 +99,7 @@ def test_killed_at_twenty_random_moments_the_end_is_the_same_to_the_bit(undistur
     assert went_on >= 10
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     lab = experiment.open_lab(experiment.options("", [*SMALL, "--jobs", "2", "--out", str(tmp_path), "--quiet"]), 1)
-    experiment.split(lab, 1000, 500)
+    experiment.split(lab, 1000, 500, "each")
     assert [str(path) for path in temporary.iterdir()] == [lab["scratch"].name] and not left_of(drivers)
 
 
@@ -371,7 +371,7 @@ def test_two_jobs_read_the_same_mapped_file_and_cannot_write_to_it(tmp_path, mon
 
 
 def test_results_come_in_the_order_of_the_runs(tmp_path, monkeypatch):
-    def the_first_is_the_last(config, seed, source, about, path, test):
+    def the_first_is_the_last(config, seed, source, about, path, test, may_diverge):
         deadline = time.monotonic() + 10
         while seed == 0 and not (tmp_path / "1").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
