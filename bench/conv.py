@@ -49,9 +49,10 @@ except ImportError:
 import kbn
 import layers
 import nets
+import step
 import tables
 from experiment import KEEP_MEMORY, at_least_one
-from step import cpu_model, mini_batches
+from step import cpu_model
 
 N, N_BATCH, K, EPOCH = 2000, 100, 10, 60_000
 BASES = {  # a net's name: the shape of an image, the filters and their size; after each ReLU a 2 x 2 maximum
@@ -94,43 +95,14 @@ def floor_steps(X, y, params, specs, shape):
         yield
 
 
-def kbn_steps(X, y, params, specs, shape, net=None):
-    """The loop of kbn.minibatch_gd without its evaluations. Yields the loss; params move in place."""
-    X_batch, net = np.empty_like(X[:, :N_BATCH]), net or nets.build(specs, shape)
-    rng, stats, memory, grads, history = np.random.default_rng(1), {}, {}, {}, {}
-    for t, batch in enumerate(mini_batches(N_BATCH, rng, len(y))):
-        np.take(X.T, batch, axis=0, out=X_batch.T, mode="clip")
-        eta = kbn.cyclical_eta(t, HP["eta_min"], HP["eta_max"], HP["n_s"])
-        now = kbn.train_step(X_batch, y[batch], params, stats, memory, grads, eta, HP, rng, net)
-        kbn.record(history, eta=eta, **now)
-        if not now["loss"] < np.inf:
-            raise FloatingPointError(f"training diverged at update {t}")
-        yield now["loss"]
+def kbn_steps(X, y, params, specs, shape):
+    """The loop of kbn.minibatch_gd with the net of specs. Yields the loss; params move in place."""
+    return step.kbn_steps(X, y, params, HP, nets.build(specs, shape))
 
 
 def torch_steps(X, y, params, specs, shape):
     """The same training in PyTorch, from the same params, with the same record. Yields the loss."""
-    net, history = torch_net(params, specs), {}
-    weights = [param for name, param in net.named_parameters() if param.ndim > 1]
-    others = [param for name, param in net.named_parameters() if param.ndim == 1]
-    optimizer = torch.optim.SGD([{"params": weights, "weight_decay": 2 * HP["lam"]}, {"params": others}], lr=0.0)
-    images, y = torch.from_numpy(X.T.reshape(-1, *shape)), torch.from_numpy(y)
-    for t, batch in enumerate(mini_batches(N_BATCH, np.random.default_rng(1), len(y))):
-        batch = torch.from_numpy(batch)
-        eta = kbn.cyclical_eta(t, HP["eta_min"], HP["eta_max"], HP["n_s"])
-        for group in optimizer.param_groups:
-            group["lr"] = eta
-        optimizer.zero_grad()
-        y_batch = y[batch]
-        S = net(images[batch])
-        loss = torch.nn.functional.cross_entropy(S, y_batch)
-        with torch.no_grad():
-            cost = loss + HP["lam"] * sum(torch.dot(W.view(-1), W.view(-1)) for W in weights)
-            correct = (S.argmax(dim=1) == y_batch).sum()
-        loss.backward()
-        optimizer.step()
-        kbn.record(history, eta=eta, loss=loss.item(), cost=cost.item(), accuracy=correct.item() / len(y_batch))
-        yield history["loss"][-1]
+    return step.torch_training(torch_net(params, specs), X.T.reshape(-1, *shape), y, HP)
 
 
 def torch_net(params, specs):
@@ -200,7 +172,7 @@ def shares(X, y, params, specs, shape, steps):
             for (kind, *_), (layer, l) in zip(specs, nets.numbered(specs))]
     net = nets.build(specs, shape) | {"forward": partial(nets.forward, plan, shape),
                                       "backward": partial(nets.backward, plan, layers.softmax_loss)}
-    training = kbn_steps(X, y, {key: param.copy() for key, param in params.items()}, specs, shape, net)
+    training = step.kbn_steps(X, y, {key: param.copy() for key, param in params.items()}, HP, net)
     found = {group: [] for group in seconds}
     next(training)
     for _ in range(steps):

@@ -49,7 +49,7 @@ TORCH_AIM = 1.5                                                                 
 
 # ------------------------------------------------------------------------ three endless trainings, one update each turn
 
-def mini_batches(n_batch, rng, n=N):
+def mini_batches(n_batch, rng, n):
     """The indices of one mini-batch of n examples after another, drawn as minibatch_gd draws them."""
     while True:
         order = rng.permutation(n)
@@ -61,21 +61,21 @@ def floor_steps(X, y, params, hp):
     """Gather, and the two matrix products of layer 1."""
     X_batch, W, dW = np.empty_like(X[:, :hp["n_batch"]]), params["W1"], np.empty_like(params["W1"])
     S = np.empty((len(W), hp["n_batch"]), W.dtype)
-    for batch in mini_batches(hp["n_batch"], np.random.default_rng(1)):
+    for batch in mini_batches(hp["n_batch"], np.random.default_rng(1), len(y)):
         np.take(X.T, batch, axis=0, out=X_batch.T, mode="clip")
         np.matmul(W, X_batch, out=S)
         np.matmul(S, X_batch.T, out=dW)
         yield
 
 
-def kbn_steps(X, y, params, hp):
+def kbn_steps(X, y, params, hp, net=kbn.MLP):
     """The loop of kbn.minibatch_gd without its evaluations. Yields the loss; params move in place."""
     X_batch = np.empty_like(X[:, :hp["n_batch"]])
     rng, stats, memory, grads, history = np.random.default_rng(1), {}, {}, {}, {}
-    for t, batch in enumerate(mini_batches(hp["n_batch"], rng)):
+    for t, batch in enumerate(mini_batches(hp["n_batch"], rng, len(y))):
         np.take(X.T, batch, axis=0, out=X_batch.T, mode="clip")
         eta = kbn.cyclical_eta(t, hp["eta_min"], hp["eta_max"], hp["n_s"])
-        now = kbn.train_step(X_batch, y[batch], params, stats, memory, grads, eta, hp, rng)
+        now = kbn.train_step(X_batch, y[batch], params, stats, memory, grads, eta, hp, rng, net)
         kbn.record(history, eta=eta, **now)
         if not now["loss"] < np.inf:
             raise FloatingPointError(f"training diverged at update {t}")
@@ -84,19 +84,24 @@ def kbn_steps(X, y, params, hp):
 
 def torch_steps(X, y, params, hp):
     """The same training in PyTorch, from the same params, with the same record. Yields the loss."""
-    net, history = torch_net(params, hp), {}
-    weights = [param for name, param in net.named_parameters() if param.ndim == 2]
+    return torch_training(torch_net(params, hp), X.T, y, hp)
+
+
+def torch_training(net, examples, y, hp):
+    """The training of a PyTorch net on examples (n, ...), labels y (n,). Yields the loss."""
+    history = {}
+    weights = [param for name, param in net.named_parameters() if param.ndim > 1]
     others = [param for name, param in net.named_parameters() if param.ndim == 1]
     optimizer = torch.optim.SGD([{"params": weights, "weight_decay": 2 * hp["lam"]}, {"params": others}], lr=0.0)
-    X_rows, y = torch.from_numpy(X.T), torch.from_numpy(y)
-    for t, batch in enumerate(mini_batches(hp["n_batch"], np.random.default_rng(1))):
+    examples, y = torch.from_numpy(examples), torch.from_numpy(y)
+    for t, batch in enumerate(mini_batches(hp["n_batch"], np.random.default_rng(1), len(y))):
         batch = torch.from_numpy(batch)
         eta = kbn.cyclical_eta(t, hp["eta_min"], hp["eta_max"], hp["n_s"])
         for group in optimizer.param_groups:
             group["lr"] = eta
         optimizer.zero_grad()
         y_batch = y[batch]
-        S = net(X_rows[batch])
+        S = net(examples[batch])
         loss = torch.nn.functional.cross_entropy(S, y_batch)
         with torch.no_grad():
             cost = loss + hp["lam"] * sum(torch.dot(W.view(-1), W.view(-1)) for W in weights)
