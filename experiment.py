@@ -297,8 +297,8 @@ def run(config, seed, source, about, path, test, may_diverge=False):
     source: what arrays_of returns, or the arguments of split_on_worker. test: whether to measure the test set, too.
     may_diverge: whether divergence is a result, too: diverged, and no model.
     The result: config, seed, about, val_accuracy, duration_s, history (see kbn.minibatch_gd; that of the updates
-    thinned; where config says watched, with the score_moments of so many training examples), and what tested and
-    explained return. Raises FloatingPointError, naming the run, where training diverges.
+    thinned; where config says watched, with the score_moments of so many training examples), and what tested or
+    explained returns. Raises FloatingPointError, naming the run, where training diverges.
     """
     data = source if isinstance(source, dict) else split_on_worker(*source)
     data = data | {part: tuple(map(np.asarray, data[part])) for part in ("train", "val", "test")}
@@ -325,8 +325,7 @@ def run(config, seed, source, about, path, test, may_diverge=False):
             raise FloatingPointError(f"{path.stem}: {error}") from None
         duration = earlier + time.perf_counter() - start
         result = {**key, "versions": about["versions"], "val_accuracy": history["epoch"]["val_accuracy"][-1],
-                  **(tested(data, params, stats, hp, net) if test else {}),
-                  **(explained(data, params, stats, hp, net) if test and "specs" in config else {})}
+                  **((explained if "specs" in config else tested)(data, params, stats, hp, net) if test else {})}
     result |= {"duration_s": round(duration, 2), "history": shortened(history)}
     model, specs = io.BytesIO(), nets.description(config["specs"], config["loss"]) if "specs" in config else {}
     kbn.save(model, params, stats, hp, **data["input"], **specs)
@@ -351,18 +350,19 @@ def tested(data, params, stats, hp, net):
 
 
 def explained(data, params, stats, hp, net):
-    """What else is measured of a net of layer specs.
+    """What is measured of a net of layer specs after training.
 
-    test_accuracy_dataset: predicted with the statistics of the whole training set, for a net with BN;
+    test_accuracy; test_accuracy_dataset: predicted with the statistics of the whole training set, for a net with BN;
     mistakes: for the first MISTAKES wrong test images their number and the predicted class; filters: the first
     layer's weights, for a convolution.
     """
-    found, (X, y) = {}, data["test"]
+    X, y = data["test"]
+    predicted = np.concatenate([net["forward"](X[:, i:i + net["chunk"]], params, stats, hp["eps"])[0].argmax(axis=0)
+                                for i in range(0, len(y), net["chunk"])])
+    found = {"test_accuracy": np.count_nonzero(predicted == y) / len(y)}
     if stats:
         whole = kbn.dataset_stats(data["train"][0], params, hp["eps"], hp["bn"], net)
         found["test_accuracy_dataset"] = kbn.accuracy(X, y, params, whole, hp["eps"], hp["bn"], net)
-    predicted = np.concatenate([net["forward"](X[:, i:i + net["chunk"]], params, stats, hp["eps"])[0].argmax(axis=0)
-                                for i in range(0, len(y), net["chunk"])])
     wrong = np.flatnonzero(predicted != y)[:MISTAKES]
     found["mistakes"] = np.stack([wrong, predicted[wrong]], axis=1).tolist()
     if params["W1"].ndim == 4:
