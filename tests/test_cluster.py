@@ -30,6 +30,14 @@ def start_worker(folder, **env):
     return start("worker", folder, "--no-nanny", "--nthreads", "1", "--local-directory", str(folder), **env)
 
 
+def address_in(scheduler_file, patience=60):
+    """The address that the scheduler writes. The file is there, empty, a moment before it."""
+    deadline = time.monotonic() + patience
+    while not (scheduler_file.exists() and scheduler_file.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return json.loads(scheduler_file.read_text())["address"]
+
+
 @pytest.fixture
 def cluster(request, tmp_path):
     """A scheduler without workers: its address, its folder, and the list of processes that die with the test.
@@ -39,10 +47,7 @@ def cluster(request, tmp_path):
     folder = tmp_path / "dask"
     folder.mkdir()
     processes = [start("scheduler", folder, "--port", "0", **getattr(request, "param", {}))]
-    deadline = time.monotonic() + 30
-    while not (folder / "scheduler.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    yield json.loads((folder / "scheduler.json").read_text())["address"], folder, processes
+    yield address_in(folder / "scheduler.json"), folder, processes
     for process in processes:
         process.kill()
         process.wait()
