@@ -1,8 +1,8 @@
 """The data: CIFAR-10, MNIST, Fashion-MNIST, and two synthetic sets of the same forms that need no download.
 
-    raw = load("cifar10")        # as published: uint8 images in rows, read from --data-dir or downloaded once
-    data = split(raw)            # as the equations want it: standardised, one example a column
-    X, y = data["train"]
+raw = load("cifar10")        # as published: uint8 images in rows, read from --data-dir or downloaded once
+data = split(raw)            # as the equations want it: standardised, one example a column
+X, y = data["train"]
 """
 
 import gzip
@@ -62,8 +62,17 @@ def as_published(name, title, classes, shape, images, labels, test_images, test_
     fingerprint = hashlib.sha256()
     for array in (images, labels, test_images, test_labels):
         fingerprint.update(array)
-    return dict(name=name, title=title, classes=classes, shape=shape, images=images, labels=labels,
-                test_images=test_images, test_labels=test_labels, fingerprint=fingerprint.hexdigest()[:12])
+    return dict(
+        name=name,
+        title=title,
+        classes=classes,
+        shape=shape,
+        images=images,
+        labels=labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        fingerprint=fingerprint.hexdigest()[:12],
+    )
 
 
 def split(raw, n_train=45_000, n_val=5_000, n_test=None, dtype=np.float32, scale="each"):
@@ -80,15 +89,21 @@ def split(raw, n_train=45_000, n_val=5_000, n_test=None, dtype=np.float32, scale
     if n_test is None:
         n_test = len(test_images)
     if n_train < 1 or n_val < 0 or n_train + n_val > len(images):
-        raise DataError(f"{raw['title']} has {len(images)} training images: "
-                        f"it cannot be split into {n_train} for training and {n_val} for validation")
+        raise DataError(
+            f"{raw['title']} has {len(images)} training images: "
+            f"it cannot be split into {n_train} for training and {n_val} for validation"
+        )
     if not 0 <= n_test <= len(test_images):
         raise DataError(f"{raw['title']} has {len(test_images)} test images, not {n_test}")
     mean, sd = (s.astype(dtype) for s in mean_and_sd(images[:n_train], scale))
     val = slice(n_train, n_train + n_val)
-    return dict(train=(standardise(images[:n_train], mean, sd), labels[:n_train]),
-                val=(standardise(images[val], mean, sd), labels[val]),
-                test=(standardise(test_images[:n_test], mean, sd), test_labels[:n_test]), mean=mean, sd=sd)
+    return dict(
+        train=(standardise(images[:n_train], mean, sd), labels[:n_train]),
+        val=(standardise(images[val], mean, sd), labels[val]),
+        test=(standardise(test_images[:n_test], mean, sd), test_labels[:n_test]),
+        mean=mean,
+        sd=sd,
+    )
 
 
 def mean_and_sd(images, scale="each", chunk=1000):
@@ -101,7 +116,7 @@ def mean_and_sd(images, scale="each", chunk=1000):
     n, d = images.shape
     total, squares = np.zeros(d), np.zeros(d)
     for start in range(0, n, chunk):
-        x = images[start:start + chunk].astype(np.float64)
+        x = images[start : start + chunk].astype(np.float64)
         total += x.sum(axis=0)
         squares += np.einsum("nd,nd->d", x, x)
     if scale == "all":
@@ -128,6 +143,7 @@ def standardise(images, mean, sd):
 #   mirrors          addresses, the preferred one first, of what follows
 #   downloads        {name: checksum}
 #   unpack           unpack(download, folder) makes of each download the files of the first format
+
 
 def read_official(source, data_dir, small):
     """Find or download the files of a source, and read them. Returns what load needs of them."""
@@ -163,8 +179,9 @@ def folders_to_search(source, data_dir):
     if not data_dir:
         return []
     if not os.path.isdir(data_dir):
-        raise DataError(f"{data_dir}: there is no such folder; --data-dir or KBN_DATA_DIR must name the one that "
-                        f"holds {source['folder']}")
+        raise DataError(
+            f"{data_dir}: there is no such folder; --data-dir or KBN_DATA_DIR must name the one that holds {source['folder']}"
+        )
     folders = [Path(data_dir), Path(data_dir, source["folder"])]
     others = {other["folder"] for other in (CIFAR10, MNIST, FASHION_MNIST)} - {source["folder"]}
     return folders[1:] if folders[0].resolve().name in others else folders
@@ -187,8 +204,7 @@ def download(source, cache):
                 source["unpack"](fetch(source, name, checksum, scratch), folder)
             folder.rename(cache / source["folder"])
     except OSError as error:
-        raise DataError(f"{cache}: {source['title']} cannot be kept there ({error.strerror or error}); "
-                        f"{ADVICE}") from error
+        raise DataError(f"{cache}: {source['title']} cannot be kept there ({error.strerror or error}); {ADVICE}") from error
 
 
 def fetch(source, name, checksum, folder):
@@ -252,8 +268,9 @@ def read_cifar10_batch(path):
     if not isinstance(batch, dict) or not batch.keys() >= {b"data", b"labels"}:
         raise DataError(f"{path}: must hold a dict with b'data' and b'labels'")
     match batch[b"data"]:
-        case Record(state=[_, (10_000, 3072), Record(args=["u1" | b"u1", *_]), fortran, bytes() | bytearray() as pixels]
-                    ) if len(pixels) == 10_000 * 3072:
+        case Record(state=[_, (10_000, 3072), Record(args=["u1" | b"u1", *_]), fortran, bytes() | bytearray() as pixels]) if (
+            len(pixels) == 10_000 * 3072
+        ):
             images = np.frombuffer(pixels, np.uint8).reshape((10_000, 3072), order="F" if fortran else "C")
         case _:
             raise DataError(f"{path}: data must be a (10000, 3072) array of uint8")
@@ -283,10 +300,15 @@ def record_buffer(pixels, dtype, shape, order):
     return array
 
 
-STAND_INS = {"numpy ndarray": Record, "numpy dtype": Record,
-             "numpy.core.multiarray _reconstruct": Record, "numpy._core.multiarray _reconstruct": Record,
-             "numpy.core.numeric _frombuffer": record_buffer, "numpy._core.numeric _frombuffer": record_buffer,
-             "_codecs encode": lambda text, encoding: text.encode("latin-1")}  # bytes that Python 3 wrote for Python 2
+STAND_INS = {
+    "numpy ndarray": Record,
+    "numpy dtype": Record,
+    "numpy.core.multiarray _reconstruct": Record,
+    "numpy._core.multiarray _reconstruct": Record,
+    "numpy.core.numeric _frombuffer": record_buffer,
+    "numpy._core.numeric _frombuffer": record_buffer,
+    "_codecs encode": lambda text, encoding: text.encode("latin-1"),
+}  # bytes that Python 3 wrote for Python 2
 
 
 class Unpickler(pickle.Unpickler):
@@ -310,24 +332,30 @@ def unpickle(blob):
     return Unpickler(io.BytesIO(blob), encoding="bytes").load()
 
 
-CIFAR10 = {"title": "CIFAR-10", "folder": CIFAR10_FOLDER, "formats": [(CIFAR10_FILES, read_cifar10)],
-           "mirrors": ["https://www.cs.toronto.edu/~kriz/"],
-           "downloads": {"cifar-10-python.tar.gz":
-                         "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"},
-           "unpack": extract_cifar10}
+CIFAR10 = {
+    "title": "CIFAR-10",
+    "folder": CIFAR10_FOLDER,
+    "formats": [(CIFAR10_FILES, read_cifar10)],
+    "mirrors": ["https://www.cs.toronto.edu/~kriz/"],
+    "downloads": {"cifar-10-python.tar.gz": "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"},
+    "unpack": extract_cifar10,
+}
 
 
 # ---- MNIST and Fashion-MNIST ----------------------------------------------------------------------------------------
 
-IDX_FILES = {"train-images-idx3-ubyte.gz": (60_000, 28, 28), "train-labels-idx1-ubyte.gz": (60_000,),
-             "t10k-images-idx3-ubyte.gz": (10_000, 28, 28), "t10k-labels-idx1-ubyte.gz": (10_000,)}
+IDX_FILES = {
+    "train-images-idx3-ubyte.gz": (60_000, 28, 28),
+    "train-labels-idx1-ubyte.gz": (60_000,),
+    "t10k-images-idx3-ubyte.gz": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte.gz": (10_000,),
+}
 MAT_VARIABLES = {"train": 60_000, "test": 10_000}  # train0 .. train9, test0 .. test9 hold so many images in all
 MAT_ORDERS = {b"\0\1IM": "<", b"\1\0MI": ">"}  # how the header of a MATLAB 5 file ends, and its byte order
 MAT_COMPRESSED = 15
 MAT_UINT8 = 9, 2  # the class of uint8, neither complex nor logical, and the type of its values
 MAT_LIMIT = 10_000 * 784 + 1_000  # bytes of one variable; the largest, train1, has 6,742 images
-FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-                   "Ankle boot"]
+FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
 def read_idx_files(paths):
@@ -349,11 +377,10 @@ def read_idx(path, dims):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or one_line(error)}); "
-                        f"{MEND}") from error
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or one_line(error)}); {MEND}") from error
     if content[:4] != head[:4]:
         raise DataError(f"{path}: no IDX file of unsigned bytes in {len(dims)} dimension(s); {MEND}")
-    if len(content) >= len(head) and content[:len(head)] != head:
+    if len(content) >= len(head) and content[: len(head)] != head:
         found = struct.unpack_from(f">{len(dims)}I", content, 4)
         raise DataError(f"{path}: its dimensions must be {dims}, not {found}; {MEND}")
     if len(content) != size:
@@ -363,7 +390,7 @@ def read_idx(path, dims):
 
 def read_mat(paths):
     """Read mnist_all.mat, where the images lie class by class. They get a random order, always the same."""
-    path, = paths
+    (path,) = paths
     try:
         variables = read_mat_variables(path)
     except OSError as error:
@@ -422,10 +449,10 @@ def mat_parts(element, order):
     while at < len(element):
         kind, size = struct.unpack_from(order + "II", element, at)
         if kind >> 16:  # up to four bytes of content lie where otherwise their number is
-            yield kind & 0xFFFF, element[at + 4:at + 4 + (kind >> 16)]
+            yield kind & 0xFFFF, element[at + 4 : at + 4 + (kind >> 16)]
             at += 8
         else:
-            yield kind, element[at + 8:at + 8 + size]
+            yield kind, element[at + 8 : at + 8 + size]
             at += 8 + -(-size // 8) * 8
 
 
@@ -442,21 +469,39 @@ def mat_images(name, parts, order):
 
 def idx_source(title, folder, formats, mirrors, *checksums):
     """The source of four IDX files, given the MD5 checksum of each."""
-    return {"title": title, "folder": folder, "formats": [(list(IDX_FILES), read_idx_files), *formats],
-            "mirrors": mirrors, "downloads": {name: f"md5:{md5}" for name, md5 in zip(IDX_FILES, checksums)},
-            "unpack": shutil.move}
+    return {
+        "title": title,
+        "folder": folder,
+        "formats": [(list(IDX_FILES), read_idx_files), *formats],
+        "mirrors": mirrors,
+        "downloads": {name: f"md5:{md5}" for name, md5 in zip(IDX_FILES, checksums)},
+        "unpack": shutil.move,
+    }
 
 
-MNIST = idx_source("MNIST", "mnist", [(["mnist_all.mat"], read_mat)],
-                   ["https://ossci-datasets.s3.amazonaws.com/mnist/",
-                    "https://storage.googleapis.com/cvdf-datasets/mnist/"],
-                   "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
-                   "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c")
-FASHION_MNIST = idx_source("Fashion-MNIST", "fashion-mnist", [],  # the first mirror does not speak HTTPS
-                           ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-                            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"],
-                           "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
-                           "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310")
+MNIST = idx_source(
+    "MNIST",
+    "mnist",
+    [(["mnist_all.mat"], read_mat)],
+    ["https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"],
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "d53e105ee54ea40749a09fcbcd1e9432",
+    "9fb629c4189551a2d022fa330f9573f3",
+    "ec29112dd5afa0611ce80d1b7f02629c",
+)
+FASHION_MNIST = idx_source(
+    "Fashion-MNIST",
+    "fashion-mnist",
+    [],  # the first mirror does not speak HTTPS
+    [
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+    ],
+    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "25c81989df183df01b3e8a0aad5dffbe",
+    "bef4ecab320f06d8554ea6380940ec79",
+    "bb300cfdad3c16e7a12a480ee83cd310",
+)
 
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
@@ -464,10 +509,10 @@ FASHION_MNIST = idx_source("Fashion-MNIST", "fashion-mnist", [],  # the first mi
 SIDE = 32  # pixels; the lengths below are for images of this side, and in proportion for others
 CENTRE = 7.5  # pixels that a figure may lie off the middle, across and down
 SIZE = 6, 12  # pixels from the centre of a figure to its rim
-TILT = .4  # radians, to either side
+TILT = 0.4  # radians, to either side
 BARS = 3
-CONTRAST = .12, .42  # of figure and ground, in each colour, where black is 0 and white 1
-NOISE = .1  # standard deviation, on the same scale
+CONTRAST = 0.12, 0.42  # of figure and ground, in each colour, where black is 0 and white 1
+NOISE = 0.1  # standard deviation, on the same scale
 COLOUR = 50_000, 3, 32  # training images, planes, side of the set in place of CIFAR-10
 GREY = 60_000, 1, 28  # and of the other one
 
@@ -498,7 +543,7 @@ def draw_shapes(n, rng, planes=3, side=SIDE, drawn=None, chunk=250):
     for k, shape in enumerate(SHAPES.values()):
         members = np.flatnonzero(labels == k)
         for start in range(0, len(members), chunk):
-            rows = members[start:start + chunk]
+            rows = members[start : start + chunk]
             images[rows] = paint(shape, len(rows), rng, planes, side)
             if drawn:
                 drawn(len(rows))
@@ -507,15 +552,16 @@ def draw_shapes(n, rng, planes=3, side=SIDE, drawn=None, chunk=250):
 
 def paint(shape, n, rng, planes, side):
     """n images (n, planes, side, side) uint8 of one shape, a function of coordinates and size as in SHAPES."""
+
     def uniform(low, high, *dims):
         return rng.uniform(low, high, (n, *dims)).astype(np.float32)
 
     y, x = (np.mgrid[:side, :side].astype(np.float32) - (side - 1) / 2) * (SIDE / side)
-    picture = uniform(.2, .8, planes, 1, 1)
-    picture = picture + uniform(-.01, .01, planes, 1, 1) * x + uniform(-.01, .01, planes, 1, 1) * y
+    picture = uniform(0.2, 0.8, planes, 1, 1)
+    picture = picture + uniform(-0.01, 0.01, planes, 1, 1) * x + uniform(-0.01, 0.01, planes, 1, 1) * y
     for _ in range(BARS):
         u, _ = place(x, y, uniform(-16, 16, 1, 1), 0, uniform(0, np.pi, 1, 1))
-        picture += cover(abs(u) - uniform(.5, 2, 1, 1)) * uniform(-.3, .3, planes, 1, 1)
+        picture += cover(abs(u) - uniform(0.5, 2, 1, 1)) * uniform(-0.3, 0.3, planes, 1, 1)
     u, v = place(x, y, uniform(-CENTRE, CENTRE, 1, 1), uniform(-CENTRE, CENTRE, 1, 1), uniform(-TILT, TILT, 1, 1))
     sign = rng.choice(np.float32([-1, 1]), (n, 1, 1, 1))
     picture += cover(shape(u, v, uniform(*SIZE, 1, 1))) * sign * uniform(*CONTRAST, planes, 1, 1)
@@ -531,36 +577,37 @@ def place(x, y, right, down, angle):
 
 def cover(distance):
     """The part of a pixel, 0..1, that a figure covers whose edge is that far away (negative inside). Adds an axis."""
-    return (.5 - distance).clip(0, 1)[:, None]
+    return (0.5 - distance).clip(0, 1)[:, None]
 
 
 # A shape takes u, v (n, side, side), coordinates seen from its centre, and r (n, 1, 1), its size, all in pixels.
 # It returns the distance to its edge, negative inside.
+
 
 def disc(u, v, r):
     return np.hypot(u, v) - r
 
 
 def ring(u, v, r):
-    return abs(disc(u, v, .8 * r)) - .2 * r
+    return abs(disc(u, v, 0.8 * r)) - 0.2 * r
 
 
 def square(u, v, r):
-    return np.maximum(abs(u), abs(v)) - .85 * r
+    return np.maximum(abs(u), abs(v)) - 0.85 * r
 
 
 def triangle(u, v, r):
-    return np.maximum(v, math.sqrt(.75) * abs(u) - .5 * v) - .5 * r
+    return np.maximum(v, math.sqrt(0.75) * abs(u) - 0.5 * v) - 0.5 * r
 
 
 def cross(u, v, r):
     u, v = abs(u), abs(v)
-    return np.minimum(np.maximum(u - r, v - .3 * r), np.maximum(u - .3 * r, v - r))
+    return np.minimum(np.maximum(u - r, v - 0.3 * r), np.maximum(u - 0.3 * r, v - r))
 
 
 def wave(u, r):
     """Bands across u, four in 2 r, as a distance to the edge of the nearest one."""
-    return abs((u / r + .25) % .5 - .25) * r - .125 * r
+    return abs((u / r + 0.25) % 0.5 - 0.25) * r - 0.125 * r
 
 
 def horizontal_stripes(u, v, r):
@@ -572,7 +619,7 @@ def vertical_stripes(u, v, r):
 
 
 def diagonal_stripes(u, v, r):
-    return np.maximum(square(u, v, r), wave((u + v) * math.sqrt(.5), r))
+    return np.maximum(square(u, v, r), wave((u + v) * math.sqrt(0.5), r))
 
 
 def checkerboard(u, v, r):
@@ -581,17 +628,28 @@ def checkerboard(u, v, r):
 
 
 def dots(u, v, r):
-    return np.maximum(square(u, v, r), disc(*((c + r) % (2 * r / 3) - r / 3 for c in (u, v)), .2 * r))
+    return np.maximum(square(u, v, r), disc(*((c + r) % (2 * r / 3) - r / 3 for c in (u, v)), 0.2 * r))
 
 
-SHAPES = {"disc": disc, "ring": ring, "square": square, "triangle": triangle, "cross": cross,
-          "horizontal stripes": horizontal_stripes, "vertical stripes": vertical_stripes,
-          "diagonal stripes": diagonal_stripes, "checkerboard": checkerboard, "dots": dots}
+SHAPES = {
+    "disc": disc,
+    "ring": ring,
+    "square": square,
+    "triangle": triangle,
+    "cross": cross,
+    "horizontal stripes": horizontal_stripes,
+    "vertical stripes": vertical_stripes,
+    "diagonal stripes": diagonal_stripes,
+    "checkerboard": checkerboard,
+    "dots": dots,
+}
 
 
 # name: title, classes, shape, read(data_dir, small) -> images, labels, test_images, test_labels
-DATASETS = {"cifar10": ("CIFAR-10", CIFAR10_CLASSES, (3, 32, 32), partial(read_official, CIFAR10)),
-            "mnist": ("MNIST", list("0123456789"), (1, 28, 28), partial(read_official, MNIST)),
-            "fashion-mnist": ("Fashion-MNIST", FASHION_CLASSES, (1, 28, 28), partial(read_official, FASHION_MNIST)),
-            "shapes": ("shapes (synthetic)", list(SHAPES), (3, 32, 32), partial(read_shapes, COLOUR)),
-            "grey-shapes": ("grey shapes (synthetic)", list(SHAPES), (1, 28, 28), partial(read_shapes, GREY))}
+DATASETS = {
+    "cifar10": ("CIFAR-10", CIFAR10_CLASSES, (3, 32, 32), partial(read_official, CIFAR10)),
+    "mnist": ("MNIST", list("0123456789"), (1, 28, 28), partial(read_official, MNIST)),
+    "fashion-mnist": ("Fashion-MNIST", FASHION_CLASSES, (1, 28, 28), partial(read_official, FASHION_MNIST)),
+    "shapes": ("shapes (synthetic)", list(SHAPES), (3, 32, 32), partial(read_shapes, COLOUR)),
+    "grey-shapes": ("grey shapes (synthetic)", list(SHAPES), (1, 28, 28), partial(read_shapes, GREY)),
+}

@@ -8,6 +8,7 @@ A run is one config and one seed. Its result is a JSON file in results/<dataset>
 written the moment the run ends; what is there already (same config, seed, data, code) is not trained again. A run leaves
 a checkpoint after each epoch, and goes on from it where it was stopped, to the same end to the bit.
 """
+
 import argparse
 import ast
 import contextlib
@@ -42,8 +43,15 @@ import tables
 HOME = Path(__file__).resolve().parent
 DATA = {"n_train": 45_000, "n_val": 5_000}
 MLP = {"hidden": [50, 50], "batch_norm": False, "sigma": None, **DATA, **kbn.DEFAULTS}
-SPECS = {"specs": [["affine", 10]], "loss": "softmax", "sigma": None, "scale": "each", "watched": 0, **DATA,
-         **{key: value for key, value in kbn.DEFAULTS.items() if key != "bn"}}
+SPECS = {
+    "specs": [["affine", 10]],
+    "loss": "softmax",
+    "sigma": None,
+    "scale": "each",
+    "watched": 0,
+    **DATA,
+    **{key: value for key, value in kbn.DEFAULTS.items() if key != "bn"},
+}
 SMOKE = {"n_train": 1_000, "n_val": 500, "n_s": 20, "n_epochs": 2}
 FALLBACK = {"cifar10": "shapes", "mnist": "grey-shapes", "fashion-mnist": "grey-shapes"}
 CLUSTER_TIMEOUT = 20  # seconds
@@ -79,6 +87,7 @@ def defaults(config):
 
 # ----------------------------------------------------------------------------------------------------------- options
 
+
 def at_least_one(text):
     """The integer that an option was given, 1 or more."""
     if not text.isdecimal() or int(text) < 1:
@@ -88,24 +97,42 @@ def at_least_one(text):
 
 def options(doc, argv=None, dataset="cifar10"):
     """Parse the options common to all drivers. doc is the driver's docstring, shown by --help; dataset its default."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.add_argument("--dataset", choices=list(datasets.DATASETS),
-                        help=f"default: {dataset}, or the built-in synthetic {FALLBACK[dataset]} where that cannot be had")
-    parser.add_argument("--data-dir", metavar="DIR",
-                        help="folder with the official files (default: $KBN_DATA_DIR, else they are downloaded once)")
-    parser.add_argument("--seeds", type=at_least_one, default=1, metavar="N",
-                        help="train every net with seeds 0 .. N-1 (default 1)")
-    parser.add_argument("--jobs", type=at_least_one, default=joblib.cpu_count(), metavar="N",
-                        help="runs side by side, one core each (default: all cores, here %(default)s)")
-    parser.add_argument("--cluster", metavar="ADDRESS",
-                        help="train on a Dask cluster instead, given its scheduler's address, tcp://host:8786")
-    parser.add_argument("--smoke", action="store_true",
-                        help="everything on a small part of the data in under 30 s, into folders of its own")
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument(
+        "--dataset",
+        choices=list(datasets.DATASETS),
+        help=f"default: {dataset}, or the built-in synthetic {FALLBACK[dataset]} where that cannot be had",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with the official files (default: $KBN_DATA_DIR, else they are downloaded once)",
+    )
+    parser.add_argument(
+        "--seeds", type=at_least_one, default=1, metavar="N", help="train every net with seeds 0 .. N-1 (default 1)"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=at_least_one,
+        default=joblib.cpu_count(),
+        metavar="N",
+        help="runs side by side, one core each (default: all cores, here %(default)s)",
+    )
+    parser.add_argument(
+        "--cluster", metavar="ADDRESS", help="train on a Dask cluster instead, given its scheduler's address, tcp://host:8786"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="everything on a small part of the data in under 30 s, into folders of its own"
+    )
     parser.add_argument("--fresh", action="store_true", help="train again what is already in the results")
     parser.add_argument("--quiet", action="store_true", help="print the tables and errors only")
-    parser.add_argument("--out", metavar="DIR", default=HOME, type=Path,
-                        help="where results/ and figures/ are written (default: beside the scripts)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default=HOME,
+        type=Path,
+        help="where results/ and figures/ are written (default: beside the scripts)",
+    )
     parser.set_defaults(default_dataset=dataset)
     opts = parser.parse_args(argv)
     if opts.cluster == "":
@@ -124,12 +151,12 @@ def guarded(main):
     except OSError as error:
         sys.exit(f"{name}: error: {error}; the finished runs are kept")
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; the finished runs are kept, and the same command goes on from there",
-              file=sys.stderr)
+        print(f"\n{name}: interrupted; the finished runs are kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)
 
 
 # --------------------------------------------------------------------------------------------------------------- lab
+
 
 def open_lab(opts, runs_a_seed):
     """Load the dataset, make the folders, start the progress bar.
@@ -144,14 +171,24 @@ def open_lab(opts, runs_a_seed):
     except datasets.Unavailable as error:
         if opts.dataset:
             raise
-        print(f"{error}\nSo everything below is on the built-in synthetic set '{FALLBACK[name]}', NOT on "
-              f"{datasets.DATASETS[name][0]}.", file=sys.stderr)
+        print(
+            f"{error}\nSo everything below is on the built-in synthetic set '{FALLBACK[name]}', NOT on "
+            f"{datasets.DATASETS[name][0]}.",
+            file=sys.stderr,
+        )
         raw = datasets.load(FALLBACK[name], small=opts.smoke)
     label, title = raw["name"], raw["title"]
     if opts.smoke:
         label, title = f"{label}-smoke", f"{title}, smoke test"
-    lab = {"opts": opts, "raw": raw, "title": title, "command": command(opts, raw["name"]), "split": (None, None),
-           "results": opts.out / "results" / label, "figures": opts.out / "figures" / label}
+    lab = {
+        "opts": opts,
+        "raw": raw,
+        "title": title,
+        "command": command(opts, raw["name"]),
+        "split": (None, None),
+        "results": opts.out / "results" / label,
+        "figures": opts.out / "figures" / label,
+    }
     for folder in (*(lab["results"] / part for part in ("runs", "models", "figures")), lab["figures"]):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -160,30 +197,51 @@ def open_lab(opts, runs_a_seed):
             raise OSError(f"{folder}: nothing can be written there ({error.strerror}); name a folder with --out") from None
         tables.clear_scratch(folder)
     if not opts.quiet:
-        print(f"{title}: {len(raw['labels'])} training and {len(raw['test_labels'])} test images, {opts.seeds} seed(s), "
-              + (f"cluster {opts.cluster}" if opts.cluster else f"{opts.jobs} job(s)"))
+        print(
+            f"{title}: {len(raw['labels'])} training and {len(raw['test_labels'])} test images, {opts.seeds} seed(s), "
+            + (f"cluster {opts.cluster}" if opts.cluster else f"{opts.jobs} job(s)")
+        )
     return lab | {"bar": progress.bar(runs_a_seed * opts.seeds, opts.quiet)}
 
 
 def command(opts, dataset):
     """The command that a driver was called with, less the options that change no result."""
-    words = ["python", Path(sys.argv[0]).name, *(["--dataset", dataset] if dataset != opts.default_dataset else []),
-             *(["--seeds", str(opts.seeds)] if opts.seeds > 1 else []), *(["--smoke"] if opts.smoke else [])]
+    words = [
+        "python",
+        Path(sys.argv[0]).name,
+        *(["--dataset", dataset] if dataset != opts.default_dataset else []),
+        *(["--seeds", str(opts.seeds)] if opts.seeds > 1 else []),
+        *(["--smoke"] if opts.smoke else []),
+    ]
     return " ".join(words)
 
 
 def provenance(raw):
     """What a result depends on beside its config and seed: the data, the code, and the versions."""
-    return {"dataset": {"name": raw["name"], "fingerprint": raw["fingerprint"], "classes": len(raw["classes"]),
-                        "shape": list(raw["shape"])},
-            "code": {"hidden": code_version(kbn, *PREPARATION), "specs": code_version(kbn, layers, nets, *PREPARATION)},
-            "versions": {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(), "blas": blas()}}
+    return {
+        "dataset": {
+            "name": raw["name"],
+            "fingerprint": raw["fingerprint"],
+            "classes": len(raw["classes"]),
+            "shape": list(raw["shape"]),
+        },
+        "code": {"hidden": code_version(kbn, *PREPARATION), "specs": code_version(kbn, layers, nets, *PREPARATION)},
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "machine": platform.machine(),
+            "blas": blas(),
+        },
+    }
 
 
 def blas():
     """The library that multiplies matrices, and for which processor: the last bits of all results depend on it."""
-    return ", ".join(f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
-                     for library in threadpool_info() if library["user_api"] == "blas")
+    return ", ".join(
+        f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    )
 
 
 def code_version(*sources):
@@ -210,7 +268,8 @@ def arrays_of(raw, n_train, n_val, scale):
     """What a run needs of a dataset: train, val and test, each (X, y), and input, what a saved model says of its input."""
     data = datasets.split(raw, n_train, n_val, scale=scale)
     return {part: data[part] for part in ("train", "val", "test")} | {
-        "input": {"mean": data["mean"], "sd": data["sd"], "classes": np.array(raw["classes"]), "shape": np.array(raw["shape"])}}
+        "input": {"mean": data["mean"], "sd": data["sd"], "classes": np.array(raw["classes"]), "shape": np.array(raw["shape"])}
+    }
 
 
 def division(config):
@@ -266,10 +325,14 @@ def split_on_worker(name, data_dir, small, about, *division):
 
 # -------------------------------------------------------------------------------------------------------------- runs
 
+
 def run_name(config, seed):
     """The name of a run: the net, every value that is not the default, the seed."""
-    others = [f"{key}={value if isinstance(value, str) else f'{value:.6g}'}" for key, value in config.items()
-              if value != defaults(config)[key] and key not in ("hidden", "batch_norm", "specs")]
+    others = [
+        f"{key}={value if isinstance(value, str) else f'{value:.6g}'}"
+        for key, value in config.items()
+        if value != defaults(config)[key] and key not in ("hidden", "batch_norm", "specs")
+    ]
     if "specs" in config:
         net = "-".join(kind + re.sub(r"\W+", "x", str(numbers)).strip("x") for kind, *numbers in config["specs"])
         if len(net) > LONGEST:
@@ -282,8 +345,10 @@ def run_name(config, seed):
 def network(config, shape, K, rng):
     """The net of a config, for inputs (c, h, w) and K classes, as kbn's functions take it, and its first params."""
     if "specs" in config:
-        return (nets.build(config["specs"], shape, config["loss"]),
-                nets.init_params(config["specs"], shape, rng, config["sigma"]))
+        return (
+            nets.build(config["specs"], shape, config["loss"]),
+            nets.init_params(config["specs"], shape, rng, config["sigma"]),
+        )
     dims = [int(np.prod(shape)), *config["hidden"], K]
     return kbn.MLP, kbn.init_params(dims, rng, config["batch_norm"], config["sigma"])
 
@@ -312,8 +377,10 @@ def run(config, seed, source, about, path, test, may_diverge=False):
 
         def keep(state):
             if config.get("watched"):
-                X = data["train"][0][:, :config["watched"]]
-                kbn.record(state["history"]["epoch"], **nets.score_moments(config["specs"], shape, X, state["params"], hp["eps"]))
+                X = data["train"][0][:, : config["watched"]]
+                kbn.record(
+                    state["history"]["epoch"], **nets.score_moments(config["specs"], shape, X, state["params"], hp["eps"])
+                )
             if path.parent.is_dir():
                 write_checkpoint(checkpoint, key, state, earlier + time.perf_counter() - start)
 
@@ -324,8 +391,12 @@ def run(config, seed, source, about, path, test, may_diverge=False):
                 return path, key | {"versions": about["versions"]} | diverged(error, K), b""
             raise FloatingPointError(f"{path.stem}: {error}") from None
         duration = earlier + time.perf_counter() - start
-        result = {**key, "versions": about["versions"], "val_accuracy": history["epoch"]["val_accuracy"][-1],
-                  **((explained if "specs" in config else tested)(data, params, stats, hp, net) if test else {})}
+        result = {
+            **key,
+            "versions": about["versions"],
+            "val_accuracy": history["epoch"]["val_accuracy"][-1],
+            **((explained if "specs" in config else tested)(data, params, stats, hp, net) if test else {}),
+        }
     result |= {"duration_s": round(duration, 2), "history": shortened(history)}
     model, specs = io.BytesIO(), nets.description(config["specs"], config["loss"]) if "specs" in config else {}
     kbn.save(model, params, stats, hp, **data["input"], **specs)
@@ -334,8 +405,11 @@ def run(config, seed, source, about, path, test, may_diverge=False):
 
 def diverged(error, K):
     """The result of a training that diverged: accuracies of chance among K classes, and no loss."""
-    epoch = {f"{part}_{what}": [1 / K if what == "accuracy" else np.nan]
-             for part in ("train", "val") for what in ("cost", "loss", "accuracy")}
+    epoch = {
+        f"{part}_{what}": [1 / K if what == "accuracy" else np.nan]
+        for part in ("train", "val")
+        for what in ("cost", "loss", "accuracy")
+    }
     return {"diverged": str(error), "val_accuracy": 1 / K, "test_accuracy": 1 / K, "history": {"update": {}, "epoch": epoch}}
 
 
@@ -357,8 +431,12 @@ def explained(data, params, stats, hp, net):
     layer's weights, for a convolution.
     """
     X, y = data["test"]
-    predicted = np.concatenate([net["forward"](X[:, i:i + net["chunk"]], params, stats, hp["eps"])[0].argmax(axis=0)
-                                for i in range(0, len(y), net["chunk"])])
+    predicted = np.concatenate(
+        [
+            net["forward"](X[:, i : i + net["chunk"]], params, stats, hp["eps"])[0].argmax(axis=0)
+            for i in range(0, len(y), net["chunk"])
+        ]
+    )
     found = {"test_accuracy": np.count_nonzero(predicted == y) / len(y)}
     if stats:
         whole = kbn.dataset_stats(data["train"][0], params, hp["eps"], hp["bn"], net)
@@ -373,15 +451,17 @@ def explained(data, params, stats, hp, net):
 def shortened(history):
     """What a result keeps of kbn's history: the updates thinned, six digits of each number."""
     history = {"update": thin(history["update"]), "epoch": history["epoch"]}
-    return {part: {name: [float(f"{x:.6g}") for x in column] for name, column in columns.items()}
-            for part, columns in history.items()}
+    return {
+        part: {name: [float(f"{x:.6g}") for x in column] for name, column in columns.items()}
+        for part, columns in history.items()
+    }
 
 
 def thin(columns):
     """The means of equal runs of updates, about POINTS of them; those of the updates' numbers are added as t."""
     columns = {"t": list(range(len(columns["eta"]))), **columns}
     every = max(1, len(columns["t"]) // POINTS)
-    return {name: [np.mean(column[i:i + every]) for i in range(0, len(column), every)] for name, column in columns.items()}
+    return {name: [np.mean(column[i : i + every]) for i in range(0, len(column), every)] for name, column in columns.items()}
 
 
 def checkpoint_of(path):
@@ -450,8 +530,10 @@ def train(lab, runs, test=True, may_diverge=False):
     opts, about, bar = lab["opts"], provenance(lab["raw"]), lab["bar"]
     runs = [(config | SMOKE if opts.smoke else config, seed) for config, seed in runs]
     paths = [lab["results"] / "runs" / f"{run_name(config, seed)}.json" for config, seed in runs]
-    results = {path: None if opts.fresh else finished(path, key_of(config, seed, about), test)
-               for path, (config, seed) in zip(paths, runs)}
+    results = {
+        path: None if opts.fresh else finished(path, key_of(config, seed, about), test)
+        for path, (config, seed) in zip(paths, runs)
+    }
     todo = {path: pair for path, pair in zip(paths, runs) if results[path] is None}
     progress.found(bar, [result for result in results.values() if result])
     if opts.fresh:
@@ -459,8 +541,11 @@ def train(lab, runs, test=True, may_diverge=False):
             checkpoint_of(path).unlink(missing_ok=True)
     for part in dict.fromkeys(division(config) for config, _ in todo.values()):
         source = cluster_source(lab, about, *part) if opts.cluster else split(lab, *part)
-        tasks = [joblib.delayed(run)(config, seed, source, about, path, test, may_diverge)
-                 for path, (config, seed) in todo.items() if division(config) == part]
+        tasks = [
+            joblib.delayed(run)(config, seed, source, about, path, test, may_diverge)
+            for path, (config, seed) in todo.items()
+            if division(config) == part
+        ]
         with workers(opts) as parallel:
             for path, result, model in parallel(tasks):
                 keep(lab, path, result, model, test)
@@ -480,8 +565,11 @@ def workers(opts):
         options = {"return_as": "generator_unordered", "batch_size": 1}
         if opts.jobs > 1:
             os.environ.update(KEEP_MEMORY)
-            options |= {"initializer": end_with, "initargs": (os.getpid(),),
-                        "temp_folder": tempfile.gettempdir()}  # else joblib makes a folder in /dev/shm, of no use here
+            options |= {
+                "initializer": end_with,
+                "initargs": (os.getpid(),),
+                "temp_folder": tempfile.gettempdir(),
+            }  # else joblib makes a folder in /dev/shm, of no use here
         yield joblib.Parallel(opts.jobs, **options)
         return
     try:
@@ -495,23 +583,32 @@ def workers(opts):
         client.wait_for_workers(1, timeout=CLUSTER_TIMEOUT)
         client.run(exec, "import experiment")  # a worker without this project would never answer
     except (OSError, ValueError, TimeoutError, ImportError) as error:
-        raise ClusterError(f"no cluster with a worker for this at {opts.cluster} "
-                           f"({' '.join(str(error).split()) or type(error).__name__}); see the README on how to start one") from None
+        raise ClusterError(
+            f"no cluster with a worker for this at {opts.cluster} "
+            f"({' '.join(str(error).split()) or type(error).__name__}); see the README on how to start one"
+        ) from None
     try:
         with client:  # not by joblib's own backend for Dask, which waits for ever for a run that Dask has given up
-            yield lambda tasks: (future.result() for future in as_completed(
-                [client.submit(function, *args, **named, pure=False) for function, args, named in tasks]))
+            yield lambda tasks: (
+                future.result()
+                for future in as_completed(
+                    [client.submit(function, *args, **named, pure=False) for function, args, named in tasks]
+                )
+            )
     except (CancelledError, KilledWorker) as error:
-        raise ClusterError(f"the cluster at {opts.cluster} was lost ({' '.join(str(error).split())}); "
-                           "the finished runs are kept") from None
+        raise ClusterError(
+            f"the cluster at {opts.cluster} was lost ({' '.join(str(error).split())}); the finished runs are kept"
+        ) from None
 
 
 def end_with(driver):
     """Let this worker process end when the driver, its parent, is gone, however that came; joblib would leave it waiting."""
+
     def watch():
         while os.getppid() == driver:
             time.sleep(1)
         os._exit(1)
+
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -524,10 +621,11 @@ def train_all_seeds(lab, configs, **options):
     """Train every config with seeds 0 .. --seeds - 1, options as in train. Returns, for each config, the list of its results."""
     n = lab["opts"].seeds
     results = train(lab, [(config, seed) for config in configs for seed in range(n)], **options)
-    return [results[i:i + n] for i in range(0, len(results), n)]
+    return [results[i : i + n] for i in range(0, len(results), n)]
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
+
 
 def summary(results, key):
     """Mean, sd (divided by n - 1; nan for a single seed) and number n of results[...][key], in percent."""
@@ -537,8 +635,13 @@ def summary(results, key):
 
 def row(network, setting, results, **reported):
     """A row of the tables: accuracies of the results of one config, and what documents report, on which dataset."""
-    return {"network": network, "setting": setting, "validation": summary(results, "val_accuracy"),
-            "test": summary(results, "test_accuracy"), **reported}
+    return {
+        "network": network,
+        "setting": setting,
+        "validation": summary(results, "val_accuracy"),
+        "test": summary(results, "test_accuracy"),
+        **reported,
+    }
 
 
 def for_people(value):

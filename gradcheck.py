@@ -27,6 +27,7 @@ A complex step does not move the real part and crosses none.
 Mini-batches. With n = 2, S_hat is +-1 whatever S is (but for epsilon), so BN passes nothing back, and an all-zero
 batch_norm_backpass "agrees". Use n >= 5.
 """
+
 import argparse
 import itertools
 import sys
@@ -38,8 +39,10 @@ import kbn
 import tables
 
 H = 5e-7  # the step of central differences: in deep BN nets their truncation, ~ H^2, is as small as rounding, ~ 1 / H
-BARS = {"relative": {"complex": 1e-12, "central": 1e-6},
-        "absolute": {"complex": 1e-13, "central": 5e-8}}  # about 10 times the rounding of a cost below 10
+BARS = {
+    "relative": {"complex": 1e-12, "central": 1e-6},
+    "absolute": {"complex": 1e-13, "central": 5e-8},
+}  # about 10 times the rounding of a cost below 10
 
 NETS = [  # hidden nodes, epsilon; in the small ones all widths, D, K and N differ, which shows a transposed matrix
     ([8], kbn.EPS),
@@ -56,6 +59,7 @@ LINE = "{net:23} {bn:6} {lam:>6} {parameter:9} {entries:>7} {complex:>12} {centr
 
 
 # ------------------------------------------------------------------------------------------------------- any closure
+
 
 def complex_step_gradient(f, params, h=2.0**-100):
     """The gradient Im f(params + i h) / h, an entry at a time: exact to rounding, for h^2 vanishes beside 1.
@@ -162,6 +166,7 @@ def check_float64(arrays):
 
 # ------------------------------------------------------------------------------------------------- the nets of kbn.py
 
+
 def draw(hidden, bn, rng, n=N):
     """A net and a mini-batch: params, X (D, n), y (n,). b and beta ~ N(0, .3^2), gamma ~ N(1, .3^2), weights He."""
     params = kbn.init_params([D, *hidden, K], rng, bn != "off", dtype=np.float64)
@@ -228,8 +233,16 @@ def update_error(n_batch, momentum, rng):
     """
     params, X, y = draw([8, 7], "before", rng, n=2 * N)
     eta_min, eta_max, lam, alpha = 0.01, 0.1, 0.01, 0.9
-    hp = {"n_batch": n_batch, "eta_min": eta_min, "eta_max": eta_max, "n_s": 1, "n_cycles": 1, "lam": lam,
-          "alpha": alpha, "momentum": momentum}
+    hp = {
+        "n_batch": n_batch,
+        "eta_min": eta_min,
+        "eta_max": eta_max,
+        "n_s": 1,
+        "n_cycles": 1,
+        "lam": lam,
+        "alpha": alpha,
+        "momentum": momentum,
+    }
     seed, measured, expected = rng.integers(2**32), [], []
 
     def watch(state):
@@ -243,8 +256,10 @@ def update_error(n_batch, momentum, rng):
             cost, _, _ = closures(X[:, batch], y[batch], lam, kbn.EPS, "before")
             _, cache = kbn.forward(X[:, batch], params)
             for l in (1, 2):
-                for key, now in ((f"mu{l}", cache[f"S{l}"].mean(axis=1, keepdims=True)),
-                                 (f"v{l}", cache[f"S{l}"].var(axis=1, keepdims=True))):
+                for key, now in (
+                    (f"mu{l}", cache[f"S{l}"].mean(axis=1, keepdims=True)),
+                    (f"v{l}", cache[f"S{l}"].var(axis=1, keepdims=True)),
+                ):
                     stats[key] = alpha * stats.get(key, now) + (1 - alpha) * now
             eta, grads = next(etas), complex_step_gradient(cost, params)
             v = {key: momentum * v[key] - eta * grads[key] for key in params}
@@ -255,6 +270,7 @@ def update_error(n_batch, momentum, rng):
 
 # -------------------------------------------------------------------------------------------------------- the script
 
+
 def check_nets(seed, nets=None):
     """Yield the rows of judge for all nets (None: NETS), with the net, its setting and the verdict in words."""
     for i, ((hidden, eps), bn, lam) in enumerate(itertools.product(nets or NETS, BN, LAMBDAS)):
@@ -262,8 +278,15 @@ def check_nets(seed, nets=None):
         cost, gradient, active = closures(X, y, lam, eps, bn)
         for row in check(cost, params, gradient(params), active, zero_gradients(params, bn)):
             failed = row.pop("failed")
-            yield {"net": " ".join(map(str, hidden)), "bn": bn, "lam": lam, "eps": eps, "n": N, **row,
-                   "verdict": "FAIL: " + ", ".join(failed) if failed else "ok"}
+            yield {
+                "net": " ".join(map(str, hidden)),
+                "bn": bn,
+                "lam": lam,
+                "eps": eps,
+                "n": N,
+                **row,
+                "verdict": "FAIL: " + ", ".join(failed) if failed else "ok",
+            }
 
 
 def print_header(seed, nets):
@@ -275,14 +298,34 @@ def print_header(seed, nets):
     print(f"error  max |a - n| / max(|a|, |n|) over a parameter; bars {relative['complex']:g}, {relative['central']:g}")
     print(f"abs    max(|a|, |n|), where theory says 0; bars {absolute['complex']:g}, {absolute['central']:g}")
     print("kinks  entries left out of the central differences, because a ReLU switches within +-h\n")
-    print(LINE.format(net="hidden nodes", bn="BN", lam="lambda", parameter="parameter", entries="entries",
-                      complex="complex step", central="central diff", kinks="kinks", verdict="verdict"))
+    print(
+        LINE.format(
+            net="hidden nodes",
+            bn="BN",
+            lam="lambda",
+            parameter="parameter",
+            entries="entries",
+            complex="complex step",
+            central="central diff",
+            kinks="kinks",
+            verdict="verdict",
+        )
+    )
 
 
 def print_row(row):
     unit = {"relative": "", "absolute": " abs"}[row["judged"]]
-    print(LINE.format_map({**row, "lam": f"{row['lam']:g}", "complex": f"{row['complex']:.1e}{unit}",
-                           "central": f"{row['central']:.1e}{unit}"}), flush=True)
+    print(
+        LINE.format_map(
+            {
+                **row,
+                "lam": f"{row['lam']:g}",
+                "complex": f"{row['complex']:.1e}{unit}",
+                "central": f"{row['central']:.1e}{unit}",
+            }
+        ),
+        flush=True,
+    )
 
 
 def overview(rows):
@@ -291,9 +334,16 @@ def overview(rows):
     for (net, bn), group in itertools.groupby(rows, lambda row: (row["net"], row["bn"])):
         group = list(group)
         relative = [row for row in group if row["judged"] == "relative"]
-        cells.append([net, bn, str(len(group)), str(sum(row["entries"] for row in group)),
-                      *(f"{max(row[method] for row in relative):.1e}" for method in ("complex", "central")),
-                      str(sum(row["kinks"] for row in group))])
+        cells.append(
+            [
+                net,
+                bn,
+                str(len(group)),
+                str(sum(row["entries"] for row in group)),
+                *(f"{max(row[method] for row in relative):.1e}" for method in ("complex", "central")),
+                str(sum(row["kinks"] for row in group)),
+            ]
+        )
     return tables.markdown(cells)
 
 
@@ -331,8 +381,12 @@ def examine(seed, nets=None):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Check the gradients of kbn.py. Exit status 1 if anything fails.")
     parser.add_argument("--seed", type=int, default=0, help="of the nets and mini-batches, 0 or above (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results",
-                        help="the folder for gradcheck.csv and .md (default: results, beside this script)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).resolve().parent / "results",
+        help="the folder for gradcheck.csv and .md (default: results, beside this script)",
+    )
     args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error("--seed must be 0 or above")

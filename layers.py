@@ -19,7 +19,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import kbn
 
-
 # ------------------------------------------------------------------------------------ affine and element by element
 
 def affine_forward(X, W, b):

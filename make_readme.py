@@ -1,7 +1,8 @@
 """Put the tables of results/ into README.md, between the comments that name their files.
 
-    python make_readme.py
+python make_readme.py
 """
+
 import re
 from pathlib import Path
 
@@ -13,8 +14,10 @@ PLACE = re.compile(r"<!-- (results/\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 def main():
     readme = HOME / "README.md"
-    text = PLACE.sub(lambda place: f"<!-- {place[1]} -->\n{Path(HOME, place[1]).read_text(encoding='utf-8')}<!-- end -->",
-                     readme.read_text(encoding="utf-8"))
+    text = PLACE.sub(
+        lambda place: f"<!-- {place[1]} -->\n{Path(HOME, place[1]).read_text(encoding='utf-8')}<!-- end -->",
+        readme.read_text(encoding="utf-8"),
+    )
     write(readme, text)
 
 

@@ -10,6 +10,7 @@ text kbn.forward becomes forward. Where two modules define the same name, or a f
 becomes module_name; kbn's names stay as they are. Every rewritten definition is parsed again, and its tree compared with
 what it should be.
 """
+
 import argparse
 import ast
 import builtins
@@ -60,8 +61,10 @@ PARTS = [
     (TEMPLATE, None, None),
 ]
 # Paragraphs of the modules' docstrings that stand below their first heading, by their first words.
-NOTES = {"kbn": ["Everything that", "params ", "Everything stays"],
-         "gradcheck": ["What is measured.", "Zero gradients.", "Kinks.", "Mini-batches."]}
+NOTES = {
+    "kbn": ["Everything that", "params ", "Everything stays"],
+    "gradcheck": ["What is measured.", "Zero gradients.", "Kinks.", "Mini-batches."],
+}
 
 
 class SubmissionError(Exception):
@@ -71,13 +74,14 @@ class SubmissionError(Exception):
 @dataclass(eq=False)
 class Definition:
     """A statement at a module's top level. One without names is there for its effect, such as rcParams.update."""
+
     module: str
     names: list
     node: ast.stmt
     section: str
     comment: list  # the lines above it that belong to it, the blank ones between them, too
-    blank: int     # blank lines above that
-    lines: tuple   # (first, last), counted from 1, decorators included
+    blank: int  # blank lines above that
+    lines: tuple  # (first, last), counted from 1, decorators included
     references: list = field(default_factory=list)
     imports: set = field(default_factory=set)
 
@@ -88,14 +92,16 @@ class Definition:
 @dataclass
 class Reference:
     """Where a definition names another one: a Name or, as in kbn.forward, an Attribute."""
+
     node: ast.expr
     target: Definition
     name: str
     local: frozenset  # the names that are variables of the functions around it
-    when: str         # "defined": needed when the statement is executed; "called": then even called; "later"
+    when: str  # "defined": needed when the statement is executed; "called": then even called; "later"
 
 
 # ------------------------------------------------------------------------------------------------------- the sources
+
 
 def read_sources(folder=HOME):
     """All modules of the project: {name: a dict of text, doc, definitions (in order), by_name, imports (by alias)}."""
@@ -111,7 +117,7 @@ def read_source(path):
         first = min([statement.lineno, *(part.lineno for part in getattr(statement, "decorator_list", []))])
         if first <= end:
             raise SubmissionError(f"{path.name}, line {first}: two statements in one line")
-        comment, end = lines[end:first - 1], statement.end_lineno
+        comment, end = lines[end : first - 1], statement.end_lineno
         while comment and comment[0].startswith((" ", "\t")):  # still in the body of the statement above
             line = comment.pop(0)
             if module["definitions"] and line.strip():
@@ -119,7 +125,7 @@ def read_source(path):
                 above.lines = above.lines[0], above.lines[1] + 1
         for i, line in enumerate(comment):
             if re.match(r"# ?-{4}", line):
-                section, comment = line.strip("# -"), comment[i + 1:]
+                section, comment = line.strip("# -"), comment[i + 1 :]
         blank = next((i for i, line in enumerate(comment) if line.strip()), len(comment))
         comment = comment[blank:]
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
@@ -189,14 +195,19 @@ def globals_in(statement):
 
     Yields (node, the node around it, names of the variables of the functions around it, when as in Reference).
     """
+
     def visit(node, local, when, here=frozenset(), parent=None):
         # here: names bound in the body of a class, which the functions in it do not see
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
                 arguments = [argument for argument in arguments if argument]
-                outside = [*getattr(node, "decorator_list", []), *node.args.defaults, *filter(None, node.args.kw_defaults),
-                           *(argument.annotation for argument in arguments if argument.annotation)]
+                outside = [
+                    *getattr(node, "decorator_list", []),
+                    *node.args.defaults,
+                    *filter(None, node.args.kw_defaults),
+                    *(argument.annotation for argument in arguments if argument.annotation),
+                ]
                 if getattr(node, "returns", None):
                     outside.append(node.returns)
                 for part in outside:
@@ -281,8 +292,10 @@ def closure(sources, roots, replaced=(), allowed=None):
                 way = [definition]
                 while because[way[-1]]:
                     way.append(because[way[-1]])
-                raise SubmissionError(f"{package} may not be used, but {' <- '.join(map(str, way))} needs it; "
-                                      f"define a substitute in {TEMPLATE}.py")
+                raise SubmissionError(
+                    f"{package} may not be used, but {' <- '.join(map(str, way))} needs it; "
+                    f"define a substitute in {TEMPLATE}.py"
+                )
         found = [reference.target for reference in definition.references]
         if not todo:
             found += effects(sources, because, replaced)
@@ -302,19 +315,24 @@ def effects(sources, chosen, replaced):
         for definition in sources[module]["definitions"]:
             if not definition.names and definition not in chosen:
                 resolve(sources, definition, replaced)
-                if (packages & {origin.split(".")[0] for origin, _, _ in definition.imports}
-                        or any(reference.target in ours for reference in definition.references)):
+                if packages & {origin.split(".")[0] for origin, _, _ in definition.imports} or any(
+                    reference.target in ours for reference in definition.references
+                ):
                     found.append(definition)
     return found
 
 
 def stand_ins(sources):
     """{what of the modules REPLACED: the definition of the same name in TEMPLATE}."""
-    return {(module, name): (TEMPLATE, name) for module in REPLACED
-            for name in sources[TEMPLATE]["by_name"].keys() & sources[module]["by_name"].keys()}
+    return {
+        (module, name): (TEMPLATE, name)
+        for module in REPLACED
+        for name in sources[TEMPLATE]["by_name"].keys() & sources[module]["by_name"].keys()
+    }
 
 
 # --------------------------------------------------------------------------------------------------------- the names
+
 
 def name_all(chosen):
     """{(module, name): the name in the file that holds all chosen definitions}."""
@@ -322,13 +340,18 @@ def name_all(chosen):
     for definition in chosen:
         for name in definition.names:
             modules.setdefault(name, []).append(definition.module)
-        captured |= {(reference.target.module, reference.name) for reference in definition.references
-                     if reference.name in reference.local}
+        captured |= {
+            (reference.target.module, reference.name)
+            for reference in definition.references
+            if reference.name in reference.local
+        }
     aliases = {}
     for definition in chosen:
         for origin, part, alias in definition.imports:
             if alias and aliases.setdefault(alias, (origin, part)) != (origin, part):
-                raise SubmissionError(f"{alias} is imported twice, as {aliases[alias]} and, for {definition}, as {(origin, part)}")
+                raise SubmissionError(
+                    f"{alias} is imported twice, as {aliases[alias]} and, for {definition}, as {(origin, part)}"
+                )
     names = {}
     for name, homes in modules.items():
         keeper = next((module for module in FIRST if module in homes), None) if len(homes) > 1 else homes[0]
@@ -358,7 +381,7 @@ def rewritten(source, definition, names):
     for first, start, last, end, new in edits:
         if first != last:
             raise SubmissionError(f"{definition}, line {first}: write module.name in one line")
-    edits = sorted(edit for edit in edits if lines[edit[0] - 1][edit[1]:edit[3]].decode() != edit[4])
+    edits = sorted(edit for edit in edits if lines[edit[0] - 1][edit[1] : edit[3]].decode() != edit[4])
     tree = expected(definition, changes, names)
     first, last = definition.lines
     shifts = continuation_shifts(lines, first, last, edits)
@@ -395,14 +418,16 @@ def expected(definition, changes, names):
 
 def continuation_shifts(lines, first, last, edits):
     """By how many columns each line within brackets must move to stand below its bracket again: {line number: columns}."""
-    def moved(number, column):
-        return shifts.get(number, 0) + sum(len(new) - (end - start) for line, start, _, end, new in edits
-                                           if line == number and end <= column)
 
-    text = b"\n".join(lines[first - 1:last]).decode() + "\n"
+    def moved(number, column):
+        return shifts.get(number, 0) + sum(
+            len(new) - (end - start) for line, start, _, end, new in edits if line == number and end <= column
+        )
+
+    text = b"\n".join(lines[first - 1 : last]).decode() + "\n"
     shifts, brackets, current = {}, [], 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        number, column = token.start[0] + first - 1, len(token.line[:token.start[1]].encode())
+        number, column = token.start[0] + first - 1, len(token.line[: token.start[1]].encode())
         if number != current and brackets and token.type != tokenize.NL:
             at, bracket = brackets[-1]
             shifts[number] = moved(at, bracket) if column > bracket else shifts.get(at, 0)
@@ -416,6 +441,7 @@ def continuation_shifts(lines, first, last, edits):
 
 # --------------------------------------------------------------------------------------------------------- the order
 
+
 def part_of(definition):
     """The number of the part of PARTS that a definition belongs to."""
     for section in (definition.section, None):
@@ -427,6 +453,7 @@ def part_of(definition):
 
 def in_order(sources, chosen):
     """The chosen definitions in the order of PARTS, but none before what it needs in order to be defined."""
+
     def place(definition):
         if definition in placed:
             return
@@ -511,6 +538,7 @@ def together(sources, chosen, rules):
 
 # ----------------------------------------------------------------------------------------------------------- the two
 
+
 def submission(sources):
     """The text of the file to hand in."""
     template = sources[TEMPLATE]
@@ -543,12 +571,19 @@ def find(sources, name):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--function", metavar="NAME", help="print NAME, or module.NAME, and what it needs, in place of the whole")
     what.add_argument("--list", action="store_true", help="print the names that --function knows")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=HOME / "submission",
-                        help="where assignment3.py is written (default: submission, beside this script)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=HOME / "submission",
+        help="where assignment3.py is written (default: submission, beside this script)",
+    )
     args = parser.parse_args(argv)
     try:
         sources = read_sources()

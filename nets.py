@@ -17,6 +17,7 @@
 The weights number the params: W1, b1 are those of the first affine or conv layer; gamma1, beta1, and mu1, v1 in stats,
 belong to the BN between it and W2. A k-layer network has the same params here and in kbn.
 """
+
 import functools
 import inspect
 import json
@@ -39,6 +40,7 @@ Layer = namedtuple("Layer", "shapes forward backward params stats masks", defaul
 
 
 # ------------------------------------------------------------------------------------------------- the kinds of layers
+
 
 def affine(m):
     def forward(X, own):
@@ -105,8 +107,12 @@ def dropout():
 def pool(pool_forward, pool_backward, pixels=False):
     def kind(size, stride=None, pad=0):
         stride = size if stride is None else stride
-        return Layer(lambda shape: ((shape[0], *slide(shape, size, stride, pad, pixels)[1]), {}),
-                     lambda images, own: pool_forward(images, size, stride, pad), pool_backward)
+        return Layer(
+            lambda shape: ((shape[0], *slide(shape, size, stride, pad, pixels)[1]), {}),
+            lambda images, own: pool_forward(images, size, stride, pad),
+            pool_backward,
+        )
+
     return kind
 
 
@@ -135,6 +141,7 @@ KINDS = {
 
 
 # ------------------------------------------------------------------------------------------------------------ the nets
+
 
 def build(specs, shape, loss="softmax"):
     """A net for kbn's functions to take in the place of kbn.MLP: a dict of functions that are called like kbn's own.
@@ -212,8 +219,13 @@ def init_params(specs, shape, rng, sigma=None, dtype=np.float32):
     specs, shape as in build. Returns params. Raises ValueError as there, and for an impossible sigma.
     """
     _, arrays = sizes(specs, shape)
-    return {name: kbn.draw_weights(arrays[name], rng, sigma, dtype) if name.startswith("W")
-            else np.full(arrays[name], name.startswith("gamma"), dtype) for name in arrays if not is_stat(name)}
+    return {
+        name: kbn.draw_weights(arrays[name], rng, sigma, dtype)
+        if name.startswith("W")
+        else np.full(arrays[name], name.startswith("gamma"), dtype)
+        for name in arrays
+        if not is_stat(name)
+    }
 
 
 def is_stat(name):
@@ -313,6 +325,7 @@ def as_columns(X):
 
 
 # ------------------------------------------------------------------------------------------------------- saved models
+
 
 def description(specs, loss):
     """What kbn.save must write beside the params, for of_model to build the net again: strings."""

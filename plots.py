@@ -8,6 +8,7 @@ says, the command that makes it, and its runs by the names of their files. It is
 in results/<dataset>/runs, by whom and when it may be. Curves are means over the seeds with a band of +- one standard
 deviation.
 """
+
 import argparse
 import io
 import json
@@ -39,16 +40,40 @@ STYLES = {
     "BN, eps 2.2e-16": {"color": "#0072B2", "marker": "s"},
     "BN, eps 1e-5": {"color": "#009E73", "marker": "^", "linestyle": "--"},
 }
-OTHERS = [{"color": "#56B4E9", "marker": "P"}, {"color": "#E69F00", "marker": "X"}, {"color": "#CC79A7", "marker": "D"},
-          {"color": "#000000", "marker": "v"}, {"color": "#F0E442", "marker": "*"}, {"color": "#009E73", "marker": "<"}]
-STAGES = {"coarse": {"color": "#0072B2", "marker": "o"}, "fine 1": {"color": "#E69F00", "marker": "s"},
-          "fine 2": {"color": "#D55E00", "marker": "^"}}
+OTHERS = [
+    {"color": "#56B4E9", "marker": "P"},
+    {"color": "#E69F00", "marker": "X"},
+    {"color": "#CC79A7", "marker": "D"},
+    {"color": "#000000", "marker": "v"},
+    {"color": "#F0E442", "marker": "*"},
+    {"color": "#009E73", "marker": "<"},
+]
+STAGES = {
+    "coarse": {"color": "#0072B2", "marker": "o"},
+    "fine 1": {"color": "#E69F00", "marker": "s"},
+    "fine 2": {"color": "#D55E00", "marker": "^"},
+}
 WORDS = {"val": "validation", "train": "training"}
 UNITS = {"accuracy": "accuracy, %", "loss": "loss, nats", "cost": "cost J, nats"}
-plt.rcParams.update({
-    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
-    "legend.fontsize": 8, "figure.titlesize": 9, "axes.grid": True, "grid.alpha": 0.3, "lines.linewidth": 1.3,
-    "lines.markersize": 3.5, "savefig.dpi": 200, "pdf.fonttype": 42, "svg.hashsalt": "kbn", "legend.frameon": False})
+plt.rcParams.update(
+    {
+        "font.size": 8,
+        "axes.titlesize": 8.5,
+        "axes.labelsize": 8,
+        "xtick.labelsize": 7.5,
+        "ytick.labelsize": 7.5,
+        "legend.fontsize": 8,
+        "figure.titlesize": 9,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "lines.linewidth": 1.3,
+        "lines.markersize": 3.5,
+        "savefig.dpi": 200,
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "kbn",
+        "legend.frameon": False,
+    }
+)
 
 
 class CannotDraw(Exception):
@@ -57,6 +82,7 @@ class CannotDraw(Exception):
 
 # ------------------------------------------------------------------------------------------- descriptions and pictures
 
+
 def figure(lab, kind, name, net, runs, **more):
     """Describe a figure in results/<dataset>/figures/<name>.json, and draw figures/<dataset>/<name>.png from it.
 
@@ -64,7 +90,14 @@ def figure(lab, kind, name, net, runs, **more):
     of experiment.train in dicts and lists, as the function of that kind takes them; more: its other arguments, which
     JSON can hold.
     """
-    description = {"kind": kind, "dataset": lab["title"], "net": net, "command": lab["command"], "more": more, "runs": named(runs)}
+    description = {
+        "kind": kind,
+        "dataset": lab["title"],
+        "net": net,
+        "command": lab["command"],
+        "more": more,
+        "runs": named(runs),
+    }
     path = lab["results"] / "figures" / f"{name}.json"
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in description.items()]
     tables.write(path, "{" + ",\n ".join(lines) + "}\n")
@@ -82,7 +115,9 @@ def describe(path):
     """Read the description of a figure. Raises CannotDraw."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(description, dict) and all(isinstance(description.get(key), str) for key in ("kind", "dataset", "net", "command")):
+        if isinstance(description, dict) and all(
+            isinstance(description.get(key), str) for key in ("kind", "dataset", "net", "command")
+        ):
             return description
     except (OSError, ValueError):
         pass
@@ -129,15 +164,18 @@ def draw(path, folder, format="png"):
     try:
         drawn = KINDS[description["kind"]](runs, **description.get("more", {}))
         n = len({result["seed"] for result in results})
-        seeds = f"seed {results[0]['seed']}" if n == 1 else SEVERAL.get(description["kind"], "mean ± sd of {n} seeds").format(n=n)
+        seeds = (
+            f"seed {results[0]['seed']}" if n == 1 else SEVERAL.get(description["kind"], "mean ± sd of {n} seeds").format(n=n)
+        )
         title = textwrap.wrap(f"{description['dataset']}: {description['net']}", 95)
         drawn.suptitle("\n".join([*title, seeds]))
         image = io.BytesIO()
         drawn.savefig(image, format=format, metadata=FORMATS[format])
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, StopIteration) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
-        raise CannotDraw(f"{path.stem}: its description and results do not fit together ({what}); "
-                         f"{command(path, description)} makes both") from None
+        raise CannotDraw(
+            f"{path.stem}: its description and results do not fit together ({what}); {command(path, description)} makes both"
+        ) from None
     finally:
         plt.close("all")
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +184,7 @@ def draw(path, folder, format="png"):
 
 
 # ---------------------------------------------------------------------------------------------------------- all kinds
+
 
 def styles(labels):
     """The style of each label: the one that it has in all figures, or one that no label before it has."""
@@ -166,8 +205,12 @@ def words(name):
 def band(axes, results, part, name, **style):
     """Draw one column of the histories against the update step: the mean over results, and +- sd around it."""
     steps = results[0]["history"][part]["t"]
-    spread(axes, steps, np.array([column(result, part, name) for result in results]).T,
-           **{"markevery": max(1, len(steps) // 20), **style})
+    spread(
+        axes,
+        steps,
+        np.array([column(result, part, name) for result in results]).T,
+        **{"markevery": max(1, len(steps) // 20), **style},
+    )
 
 
 def spread(axes, x, values, **style):
@@ -191,14 +234,21 @@ def panels(rows, columns, height, **options):
 
 # ---------------------------------------------------------------- the kinds: runs as figure was given, results in the leaves
 
+
 def curves(runs):
     """Cost, loss, accuracy and eta over training. runs: results by label, "without BN" or "with BN"."""
     figure, axes = panels(2, 2, 4.4, sharex=True)
     for panel, what in zip(axes.flat, ("cost", "loss", "accuracy")):
         for label, style in styles(runs).items():
             band(panel, runs[label], "epoch", f"train_{what}", label=f"{label}, training", **style)
-            band(panel, runs[label], "epoch", f"val_{what}", label=f"{label}, validation",
-                 **style | {"linestyle": "--", "linewidth": 1, "markersize": 4, "markerfacecolor": "white"})
+            band(
+                panel,
+                runs[label],
+                "epoch",
+                f"val_{what}",
+                label=f"{label}, validation",
+                **style | {"linestyle": "--", "linewidth": 1, "markersize": 4, "markerfacecolor": "white"},
+            )
         panel.set_ylabel(words(what))
     band(axes[1, 1], next(iter(runs.values())), "update", "eta", color="black")
     axes[1, 1].set(xlabel="update step", ylabel="learning rate eta")
@@ -223,13 +273,29 @@ def search(runs, draws):
     figure, axes = panels(1, 1, 3.6)
     axes = axes[0, 0]
     for stage, results in runs.items():
-        axes.plot([result["config"]["lam"] for result in results], [100 * result["val_accuracy"] for result in results],
-                  linestyle="", label=f"{stage}, lambda from {draws[stage]}: {len(results)} trials", alpha=0.8, **STAGES[stage])
+        axes.plot(
+            [result["config"]["lam"] for result in results],
+            [100 * result["val_accuracy"] for result in results],
+            linestyle="",
+            label=f"{stage}, lambda from {draws[stage]}: {len(results)} trials",
+            alpha=0.8,
+            **STAGES[stage],
+        )
     trials = [result for results in runs.values() for result in results]
-    best = [max((trial for trial in trials if trial["seed"] == seed), key=lambda trial: trial["val_accuracy"])
-            for seed in {trial["seed"] for trial in trials}]
-    axes.plot([trial["config"]["lam"] for trial in best], [100 * trial["val_accuracy"] for trial in best], linestyle="",
-              marker="o", markersize=9, markerfacecolor="none", color="black", label="the best trial of a seed")
+    best = [
+        max((trial for trial in trials if trial["seed"] == seed), key=lambda trial: trial["val_accuracy"])
+        for seed in {trial["seed"] for trial in trials}
+    ]
+    axes.plot(
+        [trial["config"]["lam"] for trial in best],
+        [100 * trial["val_accuracy"] for trial in best],
+        linestyle="",
+        marker="o",
+        markersize=9,
+        markerfacecolor="none",
+        color="black",
+        label="the best trial of a seed",
+    )
     axes.set(xscale="log", xlabel="lambda", ylabel="validation accuracy after training, %")
     legend_below(figure, axes, 2)
     return figure
@@ -303,7 +369,9 @@ def filters(runs):
 
 def images_of(raw, result):
     """What mistakes needs of the dataset, raw (see datasets.load): the images that a result names, their classes."""
-    images = {str(i): {"class": int(raw["test_labels"][i]), "pixels": raw["test_images"][i].tolist()} for i, _ in result["mistakes"]}
+    images = {
+        str(i): {"class": int(raw["test_labels"][i]), "pixels": raw["test_images"][i].tolist()} for i, _ in result["mistakes"]
+    }
     return {"classes": list(raw["classes"]), "shape": list(raw["shape"]), "n_test": len(raw["test_labels"]), "images": images}
 
 
@@ -311,8 +379,13 @@ def mistakes(runs, classes, shape, n_test, images):
     """The first test images that a net took for others, each with its class and the predicted one. runs: a result."""
     wrong = [(images[str(i)], predicted) for i, predicted in runs["mistakes"]]
     shades = np.array([image["pixels"] for image, _ in wrong]).reshape(-1, *shape) / 255
-    figure = pictures(shades, [f"{textwrap.fill(classes[image['class']], 16)}\n{textwrap.fill('not ' + classes[predicted], 16)}"
-                               for image, predicted in wrong])
+    figure = pictures(
+        shades,
+        [
+            f"{textwrap.fill(classes[image['class']], 16)}\n{textwrap.fill('not ' + classes[predicted], 16)}"
+            for image, predicted in wrong
+        ],
+    )
     n = round(n_test * (1 - runs["test_accuracy"]))
     figure.supxlabel(f"{len(wrong)} of its {n} mistakes in {n_test} test images: what it is, not what the net says", fontsize=8)
     return figure
@@ -337,8 +410,9 @@ def gaps(runs):
     figure, axes = panels(1, len(runs), 3.0, sharey=True)
     for panel, (net, labelled) in zip(axes.flat, runs.items()):
         for place, (label, style) in enumerate(styles(labelled).items()):
-            values = np.array([column(result, "epoch", "train_accuracy")[-1] - 100 * result["test_accuracy"]
-                               for result in labelled[label]])
+            values = np.array(
+                [column(result, "epoch", "train_accuracy")[-1] - 100 * result["test_accuracy"] for result in labelled[label]]
+            )
             sd = values.std(ddof=1) if len(values) > 1 else 0
             panel.errorbar([place], [values.mean()], [sd], capsize=4, label=label, **style | {"linestyle": "", "markersize": 6})
             panel.plot(np.full(len(values), place + 0.2), values, ".", color=style["color"], markersize=3)
@@ -348,20 +422,30 @@ def gaps(runs):
     return figure
 
 
-KINDS = {function.__name__: function
-         for function in (curves, compared, search, sensitivity, swept, scores, gaps, filters, mistakes)}
+KINDS = {
+    function.__name__: function for function in (curves, compared, search, sensitivity, swept, scores, gaps, filters, mistakes)
+}
 SEVERAL = {"search": "{n} searches, one for each seed"}
 
 
 # ---------------------------------------------------------------------------------------------------------- the script
 
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("results", nargs="*", type=Path, metavar="RESULTS",
-                        help="folders such as results/cifar10 (default: all in results/ beside this script)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="RESULTS",
+        help="folders such as results/cifar10 (default: all in results/ beside this script)",
+    )
     parser.add_argument("--format", choices=FORMATS, default="png", help="default: png; pdf and svg are vector graphics")
-    parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="write to DIR/<dataset>/ (default: figures/<dataset>/, where the drivers write)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: figures/<dataset>/, where the drivers write)"
+    )
     args = parser.parse_args(argv)
     wrong = []
     for folder in args.results or sorted(path.parent for path in HOME.glob("results/*/figures")):

@@ -18,6 +18,7 @@ cropped, to the size that the network was trained on. One of other proportions i
     model = load_model("net.npz")                                    # the same from Python
     P = predict(model, read_image("cat.png", model["shape"]))        # (K, 1)
 """
+
 import argparse
 import sys
 import warnings
@@ -41,8 +42,12 @@ def load_model(path):
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
     net = nets.of_model(more)
     d, K = net["d"](params), len(params[f"b{kbn.n_layers(params)}"])
-    parts = {"mean": ((d, 1), "f", "floats"), "sd": ((d, 1), "f", "floats"),
-             "classes": ((K,), "U", "names"), "shape": ((3,), "iu", "integers")}
+    parts = {
+        "mean": ((d, 1), "f", "floats"),
+        "sd": ((d, 1), "f", "floats"),
+        "classes": ((K,), "U", "names"),
+        "shape": ((3,), "iu", "integers"),
+    }
     for name, (shape, kinds, what) in parts.items():
         if name not in more:
             raise ValueError(f"{path} is no network for images: it lacks {name}")
@@ -115,8 +120,9 @@ def complain(error):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("model", metavar="MODEL", help="the network, a .npz file")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to print (default 3; at most all)")

@@ -2,6 +2,7 @@
 
 The bar is a tqdm bar; its unit is a run, its end the best validation accuracy so far.
 """
+
 import sys
 import threading
 
@@ -31,8 +32,14 @@ def bar(total, quiet):
         runs = tqdm(total=total, unit="run", disable=quiet, dynamic_ncols=True, delay=1)
         threading.Thread(target=keep_moving, args=(runs,), daemon=True).start()
         return runs
-    return tqdm(total=total, file=Lines(), mininterval=SECONDS, maxinterval=SECONDS, miniters=1,
-                bar_format="{n_fmt} of {total_fmt} runs in {elapsed}, {remaining} left{postfix}")
+    return tqdm(
+        total=total,
+        file=Lines(),
+        mininterval=SECONDS,
+        maxinterval=SECONDS,
+        miniters=1,
+        bar_format="{n_fmt} of {total_fmt} runs in {elapsed}, {remaining} left{postfix}",
+    )
 
 
 def keep_moving(runs):

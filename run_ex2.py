@@ -7,6 +7,7 @@ First the 2-layer network of Assignment 2, trained on one batch of CIFAR-10, mus
 3-, 6- and 9-layer networks are trained in the default setting. Expect about 53 % for 3 layers, and less for 9.
 Writes results/<dataset>/ex2.md and .csv, every run in results/<dataset>/runs, and figures/<dataset>/ex2-*.png.
 """
+
 import experiment
 import plots
 
@@ -25,7 +26,10 @@ ROWS = [
 def main():
     lab = experiment.open_lab(experiment.options(__doc__), len(ROWS))
     results = experiment.train_all_seeds(lab, [experiment.config(**config) for _, _, config, _, _ in ROWS])
-    table = [experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B}) for (network, setting, _, A, B), nets in zip(ROWS, results)]
+    table = [
+        experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B})
+        for (network, setting, _, A, B), nets in zip(ROWS, results)
+    ]
     experiment.write_table(lab, "ex2", table)
     for i, ((network, setting, config, *_), nets) in enumerate(zip(ROWS, results), start=1):
         plots.figure(lab, "curves", f"ex2-{i}-{network}", f"{network} {config['hidden']}, {setting}", {"without BN": nets})

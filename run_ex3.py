@@ -8,6 +8,7 @@ validation set, 10 draws from 1e-5 .. 1e-1 and twice 5 around the best so far, m
 the best. Expect that BN changes nothing beyond the noise in 3 layers, and that it gains points in 9.
 Writes results/<dataset>/ex3*.md and .csv, every run in results/<dataset>/runs, and figures/<dataset>/ex3-*.png.
 """
+
 import numpy as np
 
 import experiment
@@ -23,8 +24,8 @@ ROWS = [
     ("9-layer BN", "default", {"hidden": [50, 30, 20, 20, 10, 10, 10, 10], "batch_norm": True}, "not bad!", "50.19"),
 ]
 SEARCHED = {"hidden": [50, 50], "batch_norm": True}
-COARSE, LOG_RANGE = 10, (-5, -1)    # the coarse search draws lambda = 10^U(-5, -1), 10 times
-FINE, AROUND_BEST = 5, (0.8, 1.2)   # each of the two fine ones U(.8, 1.2) times the best so far, 5 times
+COARSE, LOG_RANGE = 10, (-5, -1)  # the coarse search draws lambda = 10^U(-5, -1), 10 times
+FINE, AROUND_BEST = 5, (0.8, 1.2)  # each of the two fine ones U(.8, 1.2) times the best so far, 5 times
 DRAWS = {"coarse": f"10^U{LOG_RANGE}", "fine 1": f"U{AROUND_BEST} x best", "fine 2": f"U{AROUND_BEST} x best"}
 
 
@@ -38,13 +39,18 @@ def search(lab):
     for stage in ("coarse", "fine 1", "fine 2"):
         draws = []
         for seed, rng in enumerate(rngs):
-            lams = (10 ** rng.uniform(*LOG_RANGE, COARSE) if stage == "coarse" else
-                    rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["lambda"])
+            lams = (
+                10 ** rng.uniform(*LOG_RANGE, COARSE)
+                if stage == "coarse"
+                else rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["lambda"]
+            )
             draws += [(seed, float(lam)) for lam in lams]
         runs = [(experiment.config(**SEARCHED, lam=lam), seed) for seed, lam in draws]
         results[stage] = experiment.train(lab, runs, test=False)
-        trials += [{"seed": seed, "stage": stage, "lambda": lam, "val_accuracy": result["val_accuracy"]}
-                   for (seed, lam), result in zip(draws, results[stage])]
+        trials += [
+            {"seed": seed, "stage": stage, "lambda": lam, "val_accuracy": result["val_accuracy"]}
+            for (seed, lam), result in zip(draws, results[stage])
+        ]
     return trials, results
 
 
@@ -58,19 +64,33 @@ def main():
     results = experiment.train_all_seeds(lab, [experiment.config(**config) for _, _, config, _, _ in ROWS])
     trials, searched = search(lab)
     winners = [best(trials, seed) for seed in range(lab["opts"].seeds)]
-    longer = experiment.train(lab, [(experiment.config(**SEARCHED, lam=winner["lambda"], n_cycles=3), winner["seed"])
-                                    for winner in winners])
+    longer = experiment.train(
+        lab, [(experiment.config(**SEARCHED, lam=winner["lambda"], n_cycles=3), winner["seed"]) for winner in winners]
+    )
 
-    table = [experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B}) for (network, setting, _, A, B), nets in zip(ROWS, results)]
+    table = [
+        experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B})
+        for (network, setting, _, A, B), nets in zip(ROWS, results)
+    ]
     lams = ", ".join(f"{winner['lambda']:.2e}" for winner in winners)
-    table += [{"network": "3-layer BN", "setting": f"best lambda of 20: {lams}",
-               "validation": experiment.summary(winners, "val_accuracy"), "test": "", "A (CIFAR-10)": "", "B (CIFAR-10)": "val. 53.40 at 7.86e-03"},
-              experiment.row("3-layer BN", "best lambda, 3 cycles", longer, **{"A (CIFAR-10)": "", "B (CIFAR-10)": "53.92"})]
+    table += [
+        {
+            "network": "3-layer BN",
+            "setting": f"best lambda of 20: {lams}",
+            "validation": experiment.summary(winners, "val_accuracy"),
+            "test": "",
+            "A (CIFAR-10)": "",
+            "B (CIFAR-10)": "val. 53.40 at 7.86e-03",
+        },
+        experiment.row("3-layer BN", "best lambda, 3 cycles", longer, **{"A (CIFAR-10)": "", "B (CIFAR-10)": "53.92"}),
+    ]
     experiment.write_table(lab, "ex3_search", trials)
     experiment.write_table(lab, "ex3", table)
 
     for (network, _, config, _, _), plain, normalised in zip(ROWS[::2], results[::2], results[1::2]):
-        plots.figure(lab, "curves", f"ex3-{network}", f"{network} {config['hidden']}", {"without BN": plain, "with BN": normalised})
+        plots.figure(
+            lab, "curves", f"ex3-{network}", f"{network} {config['hidden']}", {"without BN": plain, "with BN": normalised}
+        )
     plots.figure(lab, "curves", "ex3-best-lambda", "3-layer [50, 50] with BN, best lambda, 3 cycles", {"with BN": longer})
     plots.figure(lab, "search", "ex3-search", "3-layer [50, 50] with BN, search for lambda", searched, draws=DRAWS)
 

@@ -9,16 +9,32 @@ momentum, with average pooling. The learning rates are the same. Expect over 98 
 Writes results/<dataset>/mnist.md and .csv, every run in results/<dataset>/runs, and figures/<dataset>/mnist-*.png: curves,
 the filters of the first layer, and the first test digits that the convolutional net with BN takes for others.
 """
+
 import experiment
 import nets
 import plots
 
-SETTING = {"scale": "all", "n_train": 55_000, "n_val": 5_000, "n_s": 1_100, "n_cycles": 1, "eta_max": 0.03, "lam": 1e-4,
-           "momentum": 0.9}
+SETTING = {
+    "scale": "all",
+    "n_train": 55_000,
+    "n_val": 5_000,
+    "n_s": 1_100,
+    "n_cycles": 1,
+    "eta_max": 0.03,
+    "lam": 1e-4,
+    "momentum": 0.9,
+}
 NETS = {
     "fully connected": [["affine", 256], ["relu"], ["affine", 128], ["relu"], ["affine", 10]],
-    "convolutional": [["conv", 16, 5, 1, 2], ["relu"], ["max_pool", 2],
-                      ["conv", 32, 5, 1, 2], ["relu"], ["max_pool", 2], ["affine", 10]],
+    "convolutional": [
+        ["conv", 16, 5, 1, 2],
+        ["relu"],
+        ["max_pool", 2],
+        ["conv", 32, 5, 1, 2],
+        ["relu"],
+        ["max_pool", 2],
+        ["affine", 10],
+    ],
 }
 
 
@@ -42,12 +58,18 @@ def main():
     results = dict(zip(cells, experiment.train_all_seeds(lab, [experiment.config(**config) for config in cells.values()])))
     experiment.write_table(lab, "mnist", [experiment.row(net, variant, trained) for (net, variant), trained in results.items()])
     for net in NETS:
-        plots.figure(lab, "compared", f"mnist-{net.replace(' ', '-')}", f"{net} net, one thing changed at a time",
-                       {variant: trained for (other, variant), trained in results.items() if other == net})
+        plots.figure(
+            lab,
+            "compared",
+            f"mnist-{net.replace(' ', '-')}",
+            f"{net} net, one thing changed at a time",
+            {variant: trained for (other, variant), trained in results.items() if other == net},
+        )
     normalised = results["convolutional", "with BN"][0]
     plots.figure(lab, "filters", "mnist-filters", "first layer of the convolutional net with BN", normalised)
-    plots.figure(lab, "mistakes", "mnist-mistakes", "convolutional net with BN", normalised,
-                 **plots.images_of(lab["raw"], normalised))
+    plots.figure(
+        lab, "mistakes", "mnist-mistakes", "convolutional net with BN", normalised, **plots.images_of(lab["raw"], normalised)
+    )
 
 
 if __name__ == "__main__":

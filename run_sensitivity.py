@@ -8,6 +8,7 @@ and the larger epsilon that is usual elsewhere. Expect BN to rescue small sigmas
 variance of the scores: then nothing is normalised.
 Writes results/<dataset>/sensitivity.md and .csv, every run in results/<dataset>/runs, figures/<dataset>/sensitivity-*.png.
 """
+
 import experiment
 import kbn
 import plots
@@ -31,8 +32,14 @@ REPORTED = {
 def main():
     lab = experiment.open_lab(experiment.options(__doc__), len(NETS) * len(BN) * len(SIGMAS))
     cells = [(network, bn, sigma) for network in NETS for bn in BN for sigma in SIGMAS]
-    results = dict(zip(cells, experiment.train_all_seeds(lab, [
-        experiment.config(hidden=NETS[network], sigma=sigma, **BN[bn]) for network, bn, sigma in cells])))
+    results = dict(
+        zip(
+            cells,
+            experiment.train_all_seeds(
+                lab, [experiment.config(hidden=NETS[network], sigma=sigma, **BN[bn]) for network, bn, sigma in cells]
+            ),
+        )
+    )
     table = []
     for (network, bn, sigma), nets in results.items():
         B = REPORTED.get((network, bn), ["", "", ""])[SIGMAS.index(sigma)]

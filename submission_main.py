@@ -19,6 +19,7 @@ here, and gradcheck.NETS, where several modules have NETS, is GRADCHECK_NETS.
 Made by make_submission.py from the sources of kbn: kbn.py, gradcheck.py, datasets.py, experiment.py, run_ex2.py,
 run_ex3.py, run_sensitivity.py, plots.py, tables.py and submission_main.py.
 """
+
 import argparse
 import functools
 import hashlib
@@ -48,6 +49,7 @@ import tables
 
 # ------------------------------------------------------------------------------------------------------------ the data
 
+
 def find_cifar10(data_dir):
     """The paths of the six official batches in data_dir, or in the folder in it, or None where no folder is named.
 
@@ -62,8 +64,10 @@ def find_cifar10(data_dir):
             break
     missing = [path.name for path in paths if not path.exists()]
     if missing:
-        raise datasets.DataError(f"{folder}: {missing[0]} is missing; --data-dir or KBN_DATA_DIR must name the folder "
-                                 f"with {', '.join(datasets.CIFAR10_FILES)}")
+        raise datasets.DataError(
+            f"{folder}: {missing[0]} is missing; --data-dir or KBN_DATA_DIR must name the folder "
+            f"with {', '.join(datasets.CIFAR10_FILES)}"
+        )
     return paths
 
 
@@ -74,16 +78,29 @@ def load(data_dir, small):
     if paths:
         images, labels, test_images, test_labels = datasets.read_cifar10(paths)
         n_train, n_test = datasets.SMALL if small else (None, None)
-        return datasets.as_published("cifar10", "CIFAR-10", datasets.CIFAR10_CLASSES, (3, 32, 32), images[:n_train],
-                                     labels[:n_train], test_images[:n_test], test_labels[:n_test])
-    print("No folder with CIFAR-10 was named (--data-dir, KBN_DATA_DIR). So everything below is on the built-in synthetic "
-          "set 'shapes', NOT on CIFAR-10.", file=sys.stderr)
+        return datasets.as_published(
+            "cifar10",
+            "CIFAR-10",
+            datasets.CIFAR10_CLASSES,
+            (3, 32, 32),
+            images[:n_train],
+            labels[:n_train],
+            test_images[:n_test],
+            test_labels[:n_test],
+        )
+    print(
+        "No folder with CIFAR-10 was named (--data-dir, KBN_DATA_DIR). So everything below is on the built-in synthetic "
+        "set 'shapes', NOT on CIFAR-10.",
+        file=sys.stderr,
+    )
     _, planes, side = datasets.COLOUR
-    return datasets.as_published("shapes", "shapes (synthetic)", list(datasets.SHAPES), (planes, side, side),
-                                 *datasets.draw_set(*datasets.COLOUR, small))
+    return datasets.as_published(
+        "shapes", "shapes (synthetic)", list(datasets.SHAPES), (planes, side, side), *datasets.draw_set(*datasets.COLOUR, small)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ the runs
+
 
 class Counter:
     """How far an exercise is: a line for each run."""
@@ -101,15 +118,23 @@ class Counter:
 
 def options(doc):
     """Parse the command line. doc is what --help shows."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.add_argument("--data-dir", metavar="DIR", help="folder with the official files (default: $KBN_DATA_DIR, else "
-                                                          "the built-in synthetic set)")
-    parser.add_argument("--seeds", type=experiment.at_least_one, default=1, metavar="N",
-                        help="train every net with seeds 0 .. N-1 (default 1)")
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with the official files (default: $KBN_DATA_DIR, else the built-in synthetic set)",
+    )
+    parser.add_argument(
+        "--seeds", type=experiment.at_least_one, default=1, metavar="N", help="train every net with seeds 0 .. N-1 (default 1)"
+    )
     parser.add_argument("--smoke", action="store_true", help="everything on a small part of the data, in folders of its own")
-    parser.add_argument("--out", metavar="DIR", default=Path(), type=Path,
-                        help="where results/ and figures/ are written (default: the folder it is called in)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default=Path(),
+        type=Path,
+        help="where results/ and figures/ are written (default: the folder it is called in)",
+    )
     return parser.parse_args()
 
 
@@ -122,9 +147,16 @@ def open_lab(opts, runs_a_seed):
     label, title = raw["name"], raw["title"]
     if opts.smoke:
         label, title = f"{label}-smoke", f"{title}, smoke test"
-    lab = {"opts": opts, "raw": raw, "title": title, "command": " ".join(["python", Path(__file__).name, *sys.argv[1:]]),
-           "split": (None, None), "bar": Counter(runs_a_seed * opts.seeds),
-           "results": opts.out / "results" / label, "figures": opts.out / "figures" / label}
+    lab = {
+        "opts": opts,
+        "raw": raw,
+        "title": title,
+        "command": " ".join(["python", Path(__file__).name, *sys.argv[1:]]),
+        "split": (None, None),
+        "bar": Counter(runs_a_seed * opts.seeds),
+        "results": opts.out / "results" / label,
+        "figures": opts.out / "figures" / label,
+    }
     for folder in (lab["results"] / "runs", lab["results"] / "figures", lab["figures"]):
         folder.mkdir(parents=True, exist_ok=True)
     return lab
@@ -145,8 +177,11 @@ def config(**changes):
 
 def run_name(config, seed):
     """The name of a run: the hidden nodes, BN, every value that is not the default, the seed."""
-    others = [f"{key}={value if isinstance(value, str) else f'{value:.6g}'}" for key, value in config.items()
-              if value != experiment.MLP[key] and key not in ("hidden", "batch_norm")]
+    others = [
+        f"{key}={value if isinstance(value, str) else f'{value:.6g}'}"
+        for key, value in config.items()
+        if value != experiment.MLP[key] and key not in ("hidden", "batch_norm")
+    ]
     return "_".join(["-".join(map(str, config["hidden"])) + "_bn" * config["batch_norm"], *others, f"seed={seed}"])
 
 
@@ -159,9 +194,12 @@ def run(config, seed, data, K, test):
     dims = [len(data["mean"]), *config["hidden"], K]
     params = kbn.init_params(dims, rng, config["batch_norm"], config["sigma"])
     params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng)
-    return {"val_accuracy": history["epoch"]["val_accuracy"][-1],
-            **(experiment.tested(data, params, stats, hp, kbn.MLP) if test else {}),
-            "duration_s": round(time.perf_counter() - start, 2), "history": experiment.shortened(history)}
+    return {
+        "val_accuracy": history["epoch"]["val_accuracy"][-1],
+        **(experiment.tested(data, params, stats, hp, kbn.MLP) if test else {}),
+        "duration_s": round(time.perf_counter() - start, 2),
+        "history": experiment.shortened(history),
+    }
 
 
 def train(lab, runs, test=True):
@@ -170,8 +208,10 @@ def train(lab, runs, test=True):
     Returns their results in the same order: what run returns, the config, the seed, what data, code and versions, the name.
     """
     raw, results = lab["raw"], []
-    about = {"dataset": {"name": raw["name"], "fingerprint": raw["fingerprint"]},
-             "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}
+    about = {
+        "dataset": {"name": raw["name"], "fingerprint": raw["fingerprint"]},
+        "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12],
+    }
     versions = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}
     for config, seed in runs:
         config = config | experiment.SMOKE if lab["opts"].smoke else config
@@ -199,6 +239,7 @@ KINDS = {"curves": plots.curves, "search": plots.search, "sensitivity": plots.se
 
 # ------------------------------------------------------------------------------------------------------------ the whole
 
+
 def check_gradients(opts):
     """Exercise 1, and 3 for BN: check the gradients; with --smoke those of the first net only. Ends the job if one is wrong."""
     rows, failures = gradcheck.examine(0, gradcheck.NETS[:1] if opts.smoke else gradcheck.NETS)
@@ -215,8 +256,11 @@ def main():
     opts = options(__doc__)
     load(opts.data_dir, opts.smoke)
     check_gradients(opts)
-    for title, exercise in (("Exercise 2", run_ex2.main), ("Exercise 3", run_ex3.main),
-                            ("Sensitivity to initialisation", run_sensitivity.main)):
+    for title, exercise in (
+        ("Exercise 2", run_ex2.main),
+        ("Exercise 3", run_ex3.main),
+        ("Sensitivity to initialisation", run_sensitivity.main),
+    ):
         print(f"\n{title}\n")
         exercise()
 

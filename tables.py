@@ -1,4 +1,5 @@
 """What every script writes its results with: whole files, Markdown tables, CSV."""
+
 import contextlib
 import csv
 import io

@@ -21,6 +21,7 @@ loss, the penalty, the update and the gather. The third compares three backward 
 microseconds (medians, 1 thread): gate by gate, in closed form, and kbn.backward's lines around kbn.batch_norm_backpass.
 Each returns dJ/dS and the gradients of gamma and beta; S is (m, n), a layer of 50 units, or 32 channels of 14 x 14.
 """
+
 import os
 
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
@@ -46,13 +47,14 @@ try:
 except ImportError:
     torch = None
 
+import step
+from step import cpu_model
+
 import kbn
 import layers
 import nets
-import step
 import tables
 from experiment import KEEP_MEMORY, at_least_one
-from step import cpu_model
 
 N, N_BATCH, K, EPOCH = 2000, 100, 10, 60_000
 BASES = {  # a net's name: the shape of an image, the filters and their size; after each ReLU a 2 x 2 maximum
@@ -62,20 +64,27 @@ BASES = {  # a net's name: the shape of an image, the filters and their size; af
 THREADS = 1, 2
 AIMS = {"torch": 2.0, "floor": 2.5}  # kbn over these
 HP = kbn.check_hp({"eta_max": 1e-2, "n_batch": N_BATCH, "n_s": 2, "n_cycles": 1})
-GROUPS = {"conv forward": "conv forward", "conv backward": "conv backward", "bn forward": "BN", "bn backward": "BN",
-          "max_pool forward": "pooling", "max_pool backward": "pooling",
-          "relu forward": "ReLU", "relu backward": "ReLU"}
+GROUPS = {
+    "conv forward": "conv forward",
+    "conv backward": "conv backward",
+    "bn forward": "BN",
+    "bn backward": "BN",
+    "max_pool forward": "pooling",
+    "max_pool backward": "pooling",
+    "relu forward": "ReLU",
+    "relu backward": "ReLU",
+}
 BN_SHAPES = [(50, 100), (32, 19_600)]
 
 
 def specs_of(filters, batch_norm):
     """Each convolution keeps the size of the image; then BN if asked for, ReLU and pooling."""
-    blocks = ([("conv", f, size, 1, size // 2), *[("bn",)] * batch_norm, ("relu",), ("max_pool", 2)]
-              for f, size in filters)
+    blocks = ([("conv", f, size, 1, size // 2), *[("bn",)] * batch_norm, ("relu",), ("max_pool", 2)] for f, size in filters)
     return [spec for block in blocks for spec in block] + [("affine", K)]
 
 
 # ------------------------------------------------------------------------ three endless trainings, one update each turn
+
 
 def floor_steps(X, y, params, specs, shape):
     """The matrix products."""
@@ -112,8 +121,11 @@ def torch_net(params, specs):
         l += kind in ("conv", "affine")
         if kind in ("conv", "affine"):
             W, b = torch.tensor(params[f"W{l}"]), torch.tensor(params[f"b{l}"][:, 0])
-            module = (torch.nn.Conv2d(W.shape[1], W.shape[0], W.shape[2:], *numbers[2:]) if kind == "conv" else
-                      torch.nn.Linear(*W.shape[::-1]))
+            module = (
+                torch.nn.Conv2d(W.shape[1], W.shape[0], W.shape[2:], *numbers[2:])
+                if kind == "conv"
+                else torch.nn.Linear(*W.shape[::-1])
+            )
             module.weight.data, module.bias.data = W, b
             modules += [module] if kind == "conv" else [torch.nn.Flatten(), module]
         elif kind == "bn":
@@ -125,25 +137,33 @@ def torch_net(params, specs):
 
 def check_same_work(X, y, params, specs, shape):
     """Raise AssertionError unless the loops above do what minibatch_gd does, for the 4 updates that HP asks for."""
-    X, y = X[:, :4 * N_BATCH], y[:4 * N_BATCH]
-    expected, _, _ = kbn.minibatch_gd((X, y), (X[:, :1], y[:1]), params, HP, np.random.default_rng(1),
-                                      net=nets.build(specs, shape))
+    X, y = X[:, : 4 * N_BATCH], y[: 4 * N_BATCH]
+    expected, _, _ = kbn.minibatch_gd(
+        (X, y), (X[:, :1], y[:1]), params, HP, np.random.default_rng(1), net=nets.build(specs, shape)
+    )
     trained = {key: param.copy() for key, param in params.items()}
     losses = list(islice(kbn_steps(X, y, trained, specs, shape), 4))
     for key in expected:
         np.testing.assert_array_equal(trained[key], expected[key], err_msg="the timed loop is not minibatch_gd's")
     if torch:
-        np.testing.assert_allclose(list(islice(torch_steps(X, y, params, specs, shape), 4)), losses, rtol=1e-3,
-                                   err_msg="torch does not do the same work")
+        np.testing.assert_allclose(
+            list(islice(torch_steps(X, y, params, specs, shape), 4)),
+            losses,
+            rtol=1e-3,
+            err_msg="torch does not do the same work",
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- timing
 
+
 def measure(X, y, params, specs, shape, rounds, steps):
     """Milliseconds a step, one figure a round: {"floor": [...], "kbn": [...], "torch": [...]}."""
     contestants = {"floor": floor_steps, "kbn": kbn_steps} | ({"torch": torch_steps} if torch else {})
-    running = {name: start(X, y, {key: param.copy() for key, param in params.items()}, specs, shape)
-               for name, start in contestants.items()}
+    running = {
+        name: start(X, y, {key: param.copy() for key, param in params.items()}, specs, shape)
+        for name, start in contestants.items()
+    }
     ms = {name: [] for name in running}
     for _ in range(rounds):
         for name, training in running.items():
@@ -165,13 +185,23 @@ def shares(X, y, params, specs, shape, steps):
             result = function(*args, **options)
             seconds[group] += time.perf_counter() - start
             return result
+
         return watched if group else function
 
-    plan = [(layer._replace(forward=timed(GROUPS.get(f"{kind} forward"), layer.forward),
-                            backward=timed(GROUPS.get(f"{kind} backward"), layer.backward)), l)
-            for (kind, *_), (layer, l) in zip(specs, nets.numbered(specs))]
-    net = nets.build(specs, shape) | {"forward": partial(nets.forward, plan, shape),
-                                      "backward": partial(nets.backward, plan, layers.softmax_loss)}
+    plan = [
+        (
+            layer._replace(
+                forward=timed(GROUPS.get(f"{kind} forward"), layer.forward),
+                backward=timed(GROUPS.get(f"{kind} backward"), layer.backward),
+            ),
+            l,
+        )
+        for (kind, *_), (layer, l) in zip(specs, nets.numbered(specs))
+    ]
+    net = nets.build(specs, shape) | {
+        "forward": partial(nets.forward, plan, shape),
+        "backward": partial(nets.backward, plan, layers.softmax_loss),
+    }
     training = step.kbn_steps(X, y, {key: param.copy() for key, param in params.items()}, HP, net)
     found = {group: [] for group in seconds}
     next(training)
@@ -196,8 +226,11 @@ def kbn_batch_norm_backward(G, cache):
 
 def measure_batch_norm(shape, rounds):
     """Microseconds of each backward pass of BN, one figure a round."""
-    passes = {"staged": layers.batch_norm_backward_staged, "closed form": layers.batch_norm_backward,
-              "kbn": kbn_batch_norm_backward}
+    passes = {
+        "staged": layers.batch_norm_backward_staged,
+        "closed form": layers.batch_norm_backward,
+        "kbn": kbn_batch_norm_backward,
+    }
     rng = np.random.default_rng(2)
     S, G = rng.standard_normal((2, *shape), np.float32)
     gamma, beta = rng.standard_normal((2, shape[0], 1), np.float32)
@@ -227,6 +260,7 @@ def set_threads(threads):
 
 # ------------------------------------------------------------------------------------------------------------- tables
 
+
 def ratio(row, name):
     """kbn over name, the median of each round's own ratio; None where name has not run."""
     return float(np.median(np.divide(row["rounds"]["kbn"], row["rounds"][name]))) if name in row["rounds"] else None
@@ -236,43 +270,72 @@ def step_cells(row):
     """A row of the first table, as text."""
     over = {name: f"{row[f'kbn/{name}']:.2f}" if row[f"kbn/{name}"] else "-" for name in AIMS}
     torch_ms = f"{row['ms']['torch']:.1f}" if "torch" in row["ms"] else "not installed"
-    return [row["net"], str(row["threads"]), f"{row['ms']['floor']:.1f}", f"{row['ms']['kbn']:.1f}", torch_ms,
-            over["torch"], over["floor"]]
+    return [
+        row["net"],
+        str(row["threads"]),
+        f"{row['ms']['floor']:.1f}",
+        f"{row['ms']['kbn']:.1f}",
+        torch_ms,
+        over["torch"],
+        over["floor"],
+    ]
 
 
 def markdown(result):
     """The three tables for the README."""
-    head = ["net", "threads", "floor, ms", "kbn, ms", "torch, ms",
-            *(f"kbn / {name} (aim <= {aim:g})" for name, aim in AIMS.items())]
+    head = [
+        "net",
+        "threads",
+        "floor, ms",
+        "kbn, ms",
+        "torch, ms",
+        *(f"kbn / {name} (aim <= {aim:g})" for name, aim in AIMS.items()),
+    ]
     groups = list(result["shares"][0]["percent"])
     epochs = " and ".join(f"{seconds:.0f} s ({net})" for net, seconds in result["seconds of an epoch"].items())
-    return "\n".join([
-        "**A training step, mini-batches of 100**\n",
-        tables.markdown([head, *map(step_cells, result["steps"])]),
-        f"An epoch of {EPOCH:,} MNIST images on {THREADS[-1]} threads, steps only: {epochs}.\n",
-        "**Where it goes: % of kbn's step, 1 thread**\n",
-        tables.markdown([["net", *groups], *([row["net"], *(f"{row['percent'][group]:.0f}" for group in groups)]
-                                             for row in result["shares"])]),
-        "**The backward pass of batch normalization, microseconds, 1 thread**\n",
-        tables.markdown([["S", "staged", "closed form", "kbn, (25)-(37)"],
-                         *([row["S"], *(f"{us:.0f}" for us in row["us"].values())] for row in result["batch norm"])])])
+    return "\n".join(
+        [
+            "**A training step, mini-batches of 100**\n",
+            tables.markdown([head, *map(step_cells, result["steps"])]),
+            f"An epoch of {EPOCH:,} MNIST images on {THREADS[-1]} threads, steps only: {epochs}.\n",
+            "**Where it goes: % of kbn's step, 1 thread**\n",
+            tables.markdown(
+                [
+                    ["net", *groups],
+                    *([row["net"], *(f"{row['percent'][group]:.0f}" for group in groups)] for row in result["shares"]),
+                ]
+            ),
+            "**The backward pass of batch normalization, microseconds, 1 thread**\n",
+            tables.markdown(
+                [
+                    ["S", "staged", "closed form", "kbn, (25)-(37)"],
+                    *([row["S"], *(f"{us:.0f}" for us in row["us"].values())] for row in result["batch norm"]),
+                ]
+            ),
+        ]
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=at_least_one, default=15, metavar="N",
-                        help="how often the three take turns (default %(default)s)")
-    parser.add_argument("--steps", type=at_least_one, default=2, metavar="N",
-                        help="update steps in a turn (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=HOME / "results" / "bench_conv.json", metavar="FILE",
-                        help="default: %(default)s")
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=15, metavar="N", help="how often the three take turns (default %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=at_least_one, default=2, metavar="N", help="update steps in a turn (default %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HOME / "results" / "bench_conv.json", metavar="FILE", help="default: %(default)s"
+    )
     args = parser.parse_args()
     if not KEEP_MEMORY.items() <= os.environ.items():  # glibc reads it when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)
 
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch and torch.__version__}
-    print(f"{cpu_model()}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.2f}; "
-          + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    print(
+        f"{cpu_model()}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.2f}; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+    )
     if not torch:
         print("torch is not installed; its columns need it: pip install torch==2.13.0")
     print(f"\n{'net':10}{'threads':>8}{'floor ms':>10}{'kbn ms':>9}{'torch ms':>15}{'kbn/torch':>11}{'kbn/floor':>11}")
@@ -289,8 +352,12 @@ def main():
             for threads in THREADS:
                 with set_threads(threads):
                     ms = measure(*task, args.rounds, args.steps)
-                row = {"net": net, "threads": threads, "rounds": ms,
-                       "ms": {name: float(np.median(figures)) for name, figures in ms.items()}}
+                row = {
+                    "net": net,
+                    "threads": threads,
+                    "rounds": ms,
+                    "ms": {name: float(np.median(figures)) for name, figures in ms.items()},
+                }
                 row |= {f"kbn/{name}": ratio(row, name) for name in AIMS}
                 steps.append(row)
                 print("{:10}{:>8}{:>10}{:>9}{:>15}{:>11}{:>11}".format(*step_cells(row)), flush=True)
@@ -301,11 +368,22 @@ def main():
     for m, n in BN_SHAPES:
         with set_threads(1):
             us = measure_batch_norm((m, n), args.rounds)
-        bn.append({"S": f"{m} x {n}", "rounds": us,
-                   "us": {name: float(np.median(figures)) for name, figures in us.items()}})
-    result = {"command": "python bench/conv.py", "cpu": cpu_model(), "cores": os.cpu_count(), "versions": versions,
-              "rounds": args.rounds, "steps a turn": args.steps, "hp": HP, "nets": BASES, "aims": AIMS, "steps": steps,
-              "shares": parts, "batch norm": bn, "seconds of an epoch": epochs}
+        bn.append({"S": f"{m} x {n}", "rounds": us, "us": {name: float(np.median(figures)) for name, figures in us.items()}})
+    result = {
+        "command": "python bench/conv.py",
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "versions": versions,
+        "rounds": args.rounds,
+        "steps a turn": args.steps,
+        "hp": HP,
+        "nets": BASES,
+        "aims": AIMS,
+        "steps": steps,
+        "shares": parts,
+        "batch norm": bn,
+        "seconds of an epoch": epochs,
+    }
     table = markdown(result)
     print(f"\n{table}")
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ memory     peak of the proportional set size (PSS, /proc/PID/smaps_rollup) of th
 
 Each call is a fresh process with its own empty results. All must find the same validation accuracies.
 """
+
 import argparse
 import json
 import os
@@ -53,8 +54,12 @@ def search(jobs, source, config):
 def in_a_process(*args, watch=lambda: None):
     """search in a fresh process, while watch is called now and then. Raises CalledProcessError."""
     code = "import json, sys, jobs; print(json.dumps(jobs.search(*json.loads(sys.argv[1]))))"
-    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(args)], text=True, stdout=subprocess.PIPE,
-                               env={**os.environ, "PYTHONPATH": str(HOME / "bench")})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(args)],
+        text=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(HOME / "bench")},
+    )
     while process.poll() is None:
         watch()
         time.sleep(0.1)
@@ -66,8 +71,9 @@ def in_a_process(*args, watch=lambda: None):
 def descendants(pid):
     """The processes that pid has started, and those that these have."""
     children = Path(f"/proc/{pid}/task").glob("*/children")
-    return [grandchild for path in children for child in path.read_text().split()
-            for grandchild in [child, *descendants(child)]]
+    return [
+        grandchild for path in children for child in path.read_text().split() for grandchild in [child, *descendants(child)]
+    ]
 
 
 def pss(pid):
@@ -88,19 +94,32 @@ def peak_memory(*args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", metavar="DIR", default=os.environ.get("KBN_DATA_DIR"),
-                        help="folder with CIFAR-10 (default: $KBN_DATA_DIR)")
-    parser.add_argument("--rounds", type=experiment.at_least_one, default=3, metavar="N",
-                        help="how often the two take turns (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=HOME / "results" / "bench_jobs.json", metavar="FILE",
-                        help="default: %(default)s")
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        default=os.environ.get("KBN_DATA_DIR"),
+        help="folder with CIFAR-10 (default: $KBN_DATA_DIR)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=experiment.at_least_one,
+        default=3,
+        metavar="N",
+        help="how often the two take turns (default %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HOME / "results" / "bench_jobs.json", metavar="FILE", help="default: %(default)s"
+    )
     args = parser.parse_args()
 
     from step import cpu_model  # here, not above: it loads PyTorch, which the processes that are measured must not
+
     source = ["--dataset", "cifar10", "--data-dir", args.data_dir] if args.data_dir else ["--dataset", "shapes"]
     versions = {"python": platform.python_version(), "numpy": np.__version__, "joblib": joblib.__version__}
-    print(f"{cpu_model()}, {joblib.cpu_count()} cores; {source[1]}; load {os.getloadavg()[0]:.2f}; "
-          + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    print(
+        f"{cpu_model()}, {joblib.cpu_count()} cores; {source[1]}; load {os.getloadavg()[0]:.2f}; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+    )
     seconds, memory, found = {1: [], 2: []}, {}, {}
     for round_ in range(args.rounds):
         for jobs in seconds:
@@ -114,14 +133,36 @@ def main():
         print(f"{jobs} job(s): peak memory {memory[jobs] / 2**20:.0f} MiB", flush=True)
 
     ratios = {"speed-up": float(np.median(seconds[1]) / np.median(seconds[2])), "memory": memory[2] / memory[1]}
-    table = tables.markdown([
-        ["", "1 job", "2 jobs", "ratio", "aim"],
-        [f"wall time of {LAMS} runs, s", *(f"{np.median(seconds[jobs]):.1f}" for jobs in (1, 2)),
-         f"{ratios['speed-up']:.2f}", f">= {AIMS['speed-up']}"],
-        ["peak memory, MiB", *(f"{memory[jobs] / 2**20:.0f}" for jobs in (1, 2)), f"{ratios['memory']:.2f}", f"<= {AIMS['memory']}"]])
-    result = {"command": "python bench/jobs.py", "cpu": cpu_model(), "cores": joblib.cpu_count(), "versions": versions,
-              "dataset": source[1], "config": experiment.config(**SEARCHED), "runs": LAMS, "seconds of each round": seconds,
-              "peak PSS in bytes": memory, "ratios": ratios, "aims": AIMS}
+    table = tables.markdown(
+        [
+            ["", "1 job", "2 jobs", "ratio", "aim"],
+            [
+                f"wall time of {LAMS} runs, s",
+                *(f"{np.median(seconds[jobs]):.1f}" for jobs in (1, 2)),
+                f"{ratios['speed-up']:.2f}",
+                f">= {AIMS['speed-up']}",
+            ],
+            [
+                "peak memory, MiB",
+                *(f"{memory[jobs] / 2**20:.0f}" for jobs in (1, 2)),
+                f"{ratios['memory']:.2f}",
+                f"<= {AIMS['memory']}",
+            ],
+        ]
+    )
+    result = {
+        "command": "python bench/jobs.py",
+        "cpu": cpu_model(),
+        "cores": joblib.cpu_count(),
+        "versions": versions,
+        "dataset": source[1],
+        "config": experiment.config(**SEARCHED),
+        "runs": LAMS,
+        "seconds of each round": seconds,
+        "peak PSS in bytes": memory,
+        "ratios": ratios,
+        "aims": AIMS,
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     tables.write(args.out, json.dumps(result, indent=1) + "\n")
     tables.write(args.out.with_suffix(".md"), table)

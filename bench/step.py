@@ -13,6 +13,7 @@ machine slows them alike. The columns us are medians over the rounds, in microse
 each round's own ratio. First of all kbn's loop is checked to be minibatch_gd's to the bit, torch's losses to be kbn's
 to 1e-3.
 """
+
 import os
 
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
@@ -37,6 +38,7 @@ from experiment import at_least_one
 
 try:
     import torch
+
     torch.set_num_threads(1)
 except ImportError:
     torch = None
@@ -44,22 +46,23 @@ except ImportError:
 N = 20_000
 NETS = {"3-layer": [3072, 50, 50, 10], "9-layer": [3072, 50, 30, 20, 20, 10, 10, 10, 10, 10]}
 AIMS = {("3-layer", False): 1.2, ("3-layer", True): 1.3, ("9-layer", False): 1.4, ("9-layer", True): 1.7}  # kbn / floor
-TORCH_AIM = 1.5                                                                                            # torch / kbn
+TORCH_AIM = 1.5  # torch / kbn
 
 
 # ------------------------------------------------------------------------ three endless trainings, one update each turn
+
 
 def mini_batches(n_batch, rng, n):
     """The indices of one mini-batch of n examples after another, drawn as minibatch_gd draws them."""
     while True:
         order = rng.permutation(n)
         for i in range(n // n_batch):
-            yield order[i * n_batch:(i + 1) * n_batch]
+            yield order[i * n_batch : (i + 1) * n_batch]
 
 
 def floor_steps(X, y, params, hp):
     """Gather, and the two matrix products of layer 1."""
-    X_batch, W, dW = np.empty_like(X[:, :hp["n_batch"]]), params["W1"], np.empty_like(params["W1"])
+    X_batch, W, dW = np.empty_like(X[:, : hp["n_batch"]]), params["W1"], np.empty_like(params["W1"])
     S = np.empty((len(W), hp["n_batch"]), W.dtype)
     for batch in mini_batches(hp["n_batch"], np.random.default_rng(1), len(y)):
         np.take(X.T, batch, axis=0, out=X_batch.T, mode="clip")
@@ -70,7 +73,7 @@ def floor_steps(X, y, params, hp):
 
 def kbn_steps(X, y, params, hp, net=kbn.MLP):
     """The loop of kbn.minibatch_gd without its evaluations. Yields the loss; params move in place."""
-    X_batch = np.empty_like(X[:, :hp["n_batch"]])
+    X_batch = np.empty_like(X[:, : hp["n_batch"]])
     rng, stats, memory, grads, history = np.random.default_rng(1), {}, {}, {}, {}
     for t, batch in enumerate(mini_batches(hp["n_batch"], rng, len(y))):
         np.take(X.T, batch, axis=0, out=X_batch.T, mode="clip")
@@ -134,17 +137,21 @@ def check_same_work(X, y, params):
     for key in expected:
         np.testing.assert_array_equal(trained[key], expected[key], err_msg="the timed loop is not minibatch_gd's")
     if torch:
-        np.testing.assert_allclose(list(islice(torch_steps(X, y, params, hp), 20)), losses[:20], rtol=1e-3,
-                                   err_msg="torch does not do the same work")
+        np.testing.assert_allclose(
+            list(islice(torch_steps(X, y, params, hp), 20)), losses[:20], rtol=1e-3, err_msg="torch does not do the same work"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- timing
 
+
 def measure(X, y, params, rounds, steps):
     """Microseconds a step, one figure a round: {"floor": [...], "kbn": [...], "torch": [...]}."""
     contestants = {"floor": floor_steps, "kbn": kbn_steps} | ({"torch": torch_steps} if torch else {})
-    running = {name: start(X, y, {key: param.copy() for key, param in params.items()}, kbn.check_hp({}))
-               for name, start in contestants.items()}
+    running = {
+        name: start(X, y, {key: param.copy() for key, param in params.items()}, kbn.check_hp({}))
+        for name, start in contestants.items()
+    }
     us = {name: [] for name in running}
     for round_ in range(rounds + 1):
         for name, training in running.items():
@@ -170,19 +177,29 @@ def markdown(rows):
     for row in rows:
         us, over_kbn = row["us"], row["torch/kbn"]
         beside = [f"{us['torch']:.0f}", f"{over_kbn:.2f}"] if over_kbn else ["", ""]
-        cells.append([row["net"] + " BN" * row["batch_norm"], f"{us['floor']:.0f}", f"{us['kbn']:.0f}",
-                      f"{row['kbn/floor']:.2f}", *beside])
+        cells.append(
+            [
+                row["net"] + " BN" * row["batch_norm"],
+                f"{us['floor']:.0f}",
+                f"{us['kbn']:.0f}",
+                f"{row['kbn/floor']:.2f}",
+                *beside,
+            ]
+        )
     return tables.markdown(cells)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=at_least_one, default=15, metavar="N",
-                        help="how often the three take turns (default %(default)s)")
-    parser.add_argument("--steps", type=at_least_one, default=100, metavar="N",
-                        help="update steps in a turn (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=HOME / "results" / "bench_step.json", metavar="FILE",
-                        help="default: %(default)s")
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=15, metavar="N", help="how often the three take turns (default %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=at_least_one, default=100, metavar="N", help="update steps in a turn (default %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HOME / "results" / "bench_step.json", metavar="FILE", help="default: %(default)s"
+    )
     args = parser.parse_args()
 
     rng = np.random.default_rng(0)
@@ -191,8 +208,10 @@ def main():
     print(f"{cpu_model()}, one thread; " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     if not torch:
         print("torch is not installed; its columns need it: pip install torch==2.13.0")
-    print(f"\n{'net':8}{'BN':>4}{'floor us':>10}{'kbn us':>8}{'kbn/floor':>11}{'aim':>8}{'torch us':>10}"
-          f"{'torch/kbn':>11}{'aim':>8}")
+    print(
+        f"\n{'net':8}{'BN':>4}{'floor us':>10}{'kbn us':>8}{'kbn/floor':>11}{'aim':>8}{'torch us':>10}"
+        f"{'torch/kbn':>11}{'aim':>8}"
+    )
     rows = []
     for (net, batch_norm), aim in AIMS.items():
         params = kbn.init_params(NETS[net], rng, batch_norm)
@@ -201,14 +220,37 @@ def main():
         middle = {name: float(np.median(figures)) for name, figures in us.items()}
         over_floor = float(np.median(np.divide(us["kbn"], us["floor"])))
         over_kbn = float(np.median(np.divide(us["torch"], us["kbn"]))) if torch else None
-        rows.append({"net": net, "dims": NETS[net], "batch_norm": batch_norm, "us": middle, "kbn/floor": over_floor,
-                     "kbn/floor aim": aim, "torch/kbn": over_kbn, "torch/kbn aim": TORCH_AIM, "us of each round": us})
+        rows.append(
+            {
+                "net": net,
+                "dims": NETS[net],
+                "batch_norm": batch_norm,
+                "us": middle,
+                "kbn/floor": over_floor,
+                "kbn/floor aim": aim,
+                "torch/kbn": over_kbn,
+                "torch/kbn aim": TORCH_AIM,
+                "us of each round": us,
+            }
+        )
         beside = f"{middle['torch']:10.0f}{over_kbn:11.2f}" if torch else f"{'-':>10}{'-':>11}"
-        print(f"{net:8}{'yes' if batch_norm else 'no':>4}{middle['floor']:10.0f}{middle['kbn']:8.0f}{over_floor:11.2f}"
-              f"{f'<= {aim}':>8}{beside}{f'>= {TORCH_AIM}':>8}", flush=True)
+        print(
+            f"{net:8}{'yes' if batch_norm else 'no':>4}{middle['floor']:10.0f}{middle['kbn']:8.0f}{over_floor:11.2f}"
+            f"{f'<= {aim}':>8}{beside}{f'>= {TORCH_AIM}':>8}",
+            flush=True,
+        )
 
-    result = {"command": "python bench/step.py", "cpu": cpu_model(), "threads": 1, "versions": versions,
-              "rounds": args.rounds, "steps": args.steps, "n": N, "hp": kbn.check_hp({}), "rows": rows}
+    result = {
+        "command": "python bench/step.py",
+        "cpu": cpu_model(),
+        "threads": 1,
+        "versions": versions,
+        "rounds": args.rounds,
+        "steps": args.steps,
+        "n": N,
+        "hp": kbn.check_hp({}),
+        "rows": rows,
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     tables.write(args.out, json.dumps(result, indent=1) + "\n")
     tables.write(args.out.with_suffix(".md"), markdown(rows))

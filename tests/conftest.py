@@ -1,4 +1,5 @@
 """What several of the tests use: the drivers as a person calls them, and a small set of data."""
+
 import json
 import os
 import subprocess
@@ -21,14 +22,19 @@ def command(driver, *options):
 
 def environment(**more):
     """This process's environment for a driver: the project's modules, one BLAS thread, nobody's data."""
-    return {**{key: value for key, value in os.environ.items() if key != "KBN_DATA_DIR"},
-            "PYTHONPATH": str(HOME), "OPENBLAS_NUM_THREADS": "1", **more}
+    return {
+        **{key: value for key, value in os.environ.items() if key != "KBN_DATA_DIR"},
+        "PYTHONPATH": str(HOME),
+        "OPENBLAS_NUM_THREADS": "1",
+        **more,
+    }
 
 
 def call(driver, *options, cwd, env=(), **popen):
     """Run a driver in a folder that is not the project's. Returns the finished process, its output as text."""
-    return subprocess.run(command(driver, *options), cwd=cwd, env=environment(**dict(env)), capture_output=True, text=True,
-                          timeout=200, **popen)
+    return subprocess.run(
+        command(driver, *options), cwd=cwd, env=environment(**dict(env)), capture_output=True, text=True, timeout=200, **popen
+    )
 
 
 def small(out, *options, cwd, **popen):

@@ -1,4 +1,5 @@
 """A driver for the tests: nets of a second each, with all that a checkpoint must keep, and a trial of a search."""
+
 import os
 
 import experiment
@@ -14,8 +15,9 @@ def main():
     lab = experiment.open_lab(experiment.options(__doc__), len(NETS) + 1)
     results = experiment.train_all_seeds(lab, [experiment.config(**net) for net in NETS])
     experiment.train(lab, [(experiment.config(**TRIAL), seed) for seed in range(lab["opts"].seeds)], test=False)
-    experiment.write_table(lab, "small", [experiment.row("small", str(net["hidden"]), nets)
-                                          for net, nets in zip(NETS, results)])
+    experiment.write_table(
+        lab, "small", [experiment.row("small", str(net["hidden"]), nets) for net, nets in zip(NETS, results)]
+    )
 
 
 if __name__ == "__main__":

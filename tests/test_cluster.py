@@ -1,4 +1,5 @@
 """--cluster, against a real Dask scheduler and its workers, on this machine's loopback."""
+
 import json
 import os
 import signal
@@ -9,10 +10,10 @@ import time
 
 import joblib
 import pytest
+from conftest import HOME, SMALL, call, command, environment, results_of, small
 
 import datasets
 import experiment
-from conftest import HOME, SMALL, call, command, environment, results_of, small
 
 pytest.importorskip("distributed", reason="the tests of --cluster need Dask: pip install 'dask[distributed]'")
 SOON = {"CLUSTER_TIMEOUT": "2"}
@@ -21,9 +22,22 @@ LOCAL = ["--host", "127.0.0.1", "--no-dashboard"]
 
 def start(role, folder, *options, **env):
     """Start a Dask scheduler or worker. Their common file in folder says where they are to be found."""
-    return subprocess.Popen([sys.executable, "-m", f"distributed.cli.dask_{role}", *LOCAL, *options, "--scheduler-file",
-                             str(folder / "scheduler.json")], cwd=folder, env=environment(**env), start_new_session=True,
-                            stdout=subprocess.DEVNULL, stderr=(folder / f"{role}.log").open("ab"))
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            f"distributed.cli.dask_{role}",
+            *LOCAL,
+            *options,
+            "--scheduler-file",
+            str(folder / "scheduler.json"),
+        ],
+        cwd=folder,
+        env=environment(**env),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / f"{role}.log").open("ab"),
+    )
 
 
 def start_worker(folder, **env):
@@ -72,8 +86,14 @@ def test_a_killed_worker_costs_no_result(cluster, undisturbed, tmp_path):
     address, folder, processes = cluster
     processes += [start_worker(folder), start_worker(folder)]
     out = tmp_path / "out"
-    job = subprocess.Popen(command("tests/small", *SMALL, "--seeds", 2, "--cluster", address, "--out", out), cwd=tmp_path,
-                           env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    job = subprocess.Popen(
+        command("tests/small", *SMALL, "--seeds", 2, "--cluster", address, "--out", out),
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     while len(list(out.rglob("runs/*.checkpoint"))) < 2:
         assert job.poll() is None
         time.sleep(0.05)
@@ -100,6 +120,7 @@ def test_a_run_that_diverges_on_a_worker_is_trained_once(cluster, tmp_path):
         with open(tmp_path / "trained", "a") as file:
             file.write("once\n")
         raise FloatingPointError("training diverged")
+
     with pytest.raises(FloatingPointError, match="training diverged"):
         with experiment.workers(experiment.options("", ["--cluster", address])) as parallel:
             list(parallel([joblib.delayed(diverge)()]))
@@ -124,15 +145,21 @@ def test_a_cluster_that_is_lost_is_said_in_one_line(cluster, tmp_path):
     address, folder, processes = cluster
     processes.append(start_worker(folder))
     out = tmp_path / "out"
-    job = subprocess.Popen(command("tests/small", *SMALL, "--quiet", "--cluster", address, "--out", out), cwd=tmp_path,
-                           env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    job = subprocess.Popen(
+        command("tests/small", *SMALL, "--quiet", "--cluster", address, "--out", out),
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     while not list(out.rglob("runs/*.checkpoint")):
         assert job.poll() is None
         time.sleep(0.05)
     processes[0].kill()
     stdout, stderr = job.communicate(timeout=60)
     assert job.returncode == 1 and stdout == ""
-    line, = stderr.splitlines()
+    (line,) = stderr.splitlines()
     assert address in line and "the finished runs are kept" in line
 
 
@@ -181,6 +208,14 @@ def test_a_worker_with_other_code_is_refused(cluster, tmp_path):
 
 def test_without_dask_the_message_says_how_to_get_it(tmp_path):
     (tmp_path / "distributed.py").write_text("raise ImportError")
-    job = call("tests/small", *SMALL, "--cluster", "tcp://127.0.0.1:1", "--out", tmp_path, cwd=tmp_path,
-               env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{HOME}"})
+    job = call(
+        "tests/small",
+        *SMALL,
+        "--cluster",
+        "tcp://127.0.0.1:1",
+        "--out",
+        tmp_path,
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{HOME}"},
+    )
     assert "pip install 'dask[distributed]'" in one_line(job)

@@ -17,11 +17,22 @@ import zlib
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import datasets
-from datasets import (CIFAR10, CIFAR10_FILES, CIFAR10_FOLDER, FASHION_MNIST, IDX_FILES, MNIST, DataError, Unavailable,
-                      load, split)
+from datasets import (
+    CIFAR10,
+    CIFAR10_FILES,
+    CIFAR10_FOLDER,
+    FASHION_MNIST,
+    IDX_FILES,
+    MNIST,
+    DataError,
+    Unavailable,
+    load,
+    split,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +55,18 @@ def batch(seed):
 
 def python2_pickle(batch):
     """The bytes that Python 2 and its numpy wrote, as in the official files: str keys, protocol 2."""
+
     def string(text):
         return b"U" + bytes([len(text)]) + text
 
     labels = b"](" + b"".join(b"K" + bytes([y]) for y in batch[b"labels"]) + b"e"
     pixels = batch[b"data"].tobytes()
-    array = (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
-             b"(K\x01M\x10'M\x00\x0c\x86cnumpy\ndtype\n" + string(b"u1") + b"K\x00K\x01\x87R"
-             b"(K\x03" + string(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-             b"T" + len(pixels).to_bytes(4, "little") + pixels + b"tb")
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
+        b"(K\x01M\x10'M\x00\x0c\x86cnumpy\ndtype\n" + string(b"u1") + b"K\x00K\x01\x87R"
+        b"(K\x03" + string(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T" + len(pixels).to_bytes(4, "little") + pixels + b"tb"
+    )
     return b"\x80\x02}(" + string(b"labels") + labels + string(b"data") + array + b"u."
 
 
@@ -91,6 +105,7 @@ def refusal(folder, kind=DataError, name="cifar10"):
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
+
 
 def test_load_keeps_rows_labels_and_order(official):
     raw = load("cifar10", official)
@@ -156,6 +171,7 @@ def test_data_dir_goes_before_the_environment(official, monkeypatch, tmp_path):
 
 
 # ---- refusing -------------------------------------------------------------------------------------------------------
+
 
 def test_unknown_name_lists_what_exists():
     with pytest.raises(DataError, match="'cifar11'.*cifar10.*shapes"):
@@ -237,8 +253,13 @@ class Call:
 def test_runs_nothing_that_a_pickle_asks_for(folder):
     evil = folder / "evil"
     code = f"open({str(evil)!r}, 'w')"
-    calls = [Call(os.system, f"touch '{evil}'"), Call(builtins.eval, code), Call(builtins.open, str(evil), "w"),
-             Call(os.mkdir, str(evil)), Call(np.save, str(evil), 0)]
+    calls = [
+        Call(os.system, f"touch '{evil}'"),
+        Call(builtins.eval, code),
+        Call(builtins.open, str(evil), "w"),
+        Call(os.mkdir, str(evil)),
+        Call(np.save, str(evil), 0),
+    ]
     for call in calls:
         for content in (call, {**GOOD, b"data": 0, b"labels": call}, {b"data": np.array([call, None], object)}):
             for protocol in (0, 2, 4):
@@ -251,11 +272,11 @@ def test_runs_nothing_that_a_pickle_asks_for(folder):
 
 
 SMALL = [python2_pickle({b"data": np.zeros((2, 3), np.uint8), b"labels": [1, 2]})] + [
-    pickle.dumps({b"data": np.zeros((2, 3), np.uint8), b"labels": [1, 2]}, protocol) for protocol in range(1, 6)]
+    pickle.dumps({b"data": np.zeros((2, 3), np.uint8), b"labels": [1, 2]}, protocol) for protocol in range(1, 6)
+]
 
 
-CHANGES = st.lists(st.tuples(st.integers(0, 10_000) | st.integers(0, 300), st.binary(max_size=4)),
-                   min_size=1, max_size=4)
+CHANGES = st.lists(st.tuples(st.integers(0, 10_000) | st.integers(0, 300), st.binary(max_size=4)), min_size=1, max_size=4)
 
 
 def changed(blob, changes):
@@ -263,7 +284,7 @@ def changed(blob, changes):
     blob = bytearray(blob)
     for where, what in changes:
         where %= len(blob)
-        blob[where:where + len(what)] = what
+        blob[where : where + len(what)] = what
     return blob
 
 
@@ -446,7 +467,7 @@ def test_refuses_a_broken_idx_file(tmp_path, name, zipped):
 @pytest.mark.parametrize("name", IDX_FILES)
 def test_names_the_file_that_is_cut_short_or_is_not_there_to_be_read(few, name):
     whole = (few / name).read_bytes()
-    for content in (whole[:-1], whole[:len(whole) // 2], b"", whole + b"x", gzip.decompress(whole)):
+    for content in (whole[:-1], whole[: len(whole) // 2], b"", whole + b"x", gzip.decompress(whole)):
         (few / name).write_bytes(content)
         message = refusal(few, name="mnist")
         assert message.startswith(f"{few / name}: ") and datasets.MEND in message
@@ -532,8 +553,19 @@ def test_refuses_a_mat_file_that_is_damaged_or_something_else(mat, compressed):
     whole = path.read_bytes()
     scipy.io.savemat(path, GOOD_MAT, format="4")
     fourth = path.read_bytes()
-    for content in (b"", b"x" * 5000, whole[:50], whole[:128], whole[:-1], whole[:-100], whole[:len(whole) // 2],
-                    whole + b"x", fourth, whole[:124] + b"\0\2IM" + whole[128:], gzip.compress(whole)):
+    for content in (
+        b"",
+        b"x" * 5000,
+        whole[:50],
+        whole[:128],
+        whole[:-1],
+        whole[:-100],
+        whole[: len(whole) // 2],
+        whole + b"x",
+        fourth,
+        whole[:124] + b"\0\2IM" + whole[128:],
+        gzip.compress(whole),
+    ):
         path.write_bytes(content)
         assert refusal(mat, name="mnist").startswith(f"{path}: not MNIST as a MATLAB file (")
     path.unlink()
@@ -543,8 +575,12 @@ def test_refuses_a_mat_file_that_is_damaged_or_something_else(mat, compressed):
 
 def mat_file(*elements, order="<"):
     """A MATLAB 5 file of these top-level elements, (type, content)."""
-    return b"MATLAB 5.0".ljust(124) + struct.pack(order + "H", 256) + (b"IM" if order == "<" else b"MI") + b"".join(
-        struct.pack(order + "II", kind, len(content)) + content for kind, content in elements)
+    return (
+        b"MATLAB 5.0".ljust(124)
+        + struct.pack(order + "H", 256)
+        + (b"IM" if order == "<" else b"MI")
+        + b"".join(struct.pack(order + "II", kind, len(content)) + content for kind, content in elements)
+    )
 
 
 def mat_matrix(name, n, claim, pixels, order="<"):
@@ -555,8 +591,12 @@ def mat_matrix(name, n, claim, pixels, order="<"):
 def test_reads_either_byte_order_as_scipy_does(mat):
     little = load("mnist", mat)["fingerprint"]
     path = mat / "mnist_all.mat"
-    path.write_bytes(mat_file(*((14, mat_matrix(name, len(images), images.size, images.tobytes("F"), ">"))
-                                for name, images in GOOD_MAT.items()), order=">"))
+    path.write_bytes(
+        mat_file(
+            *((14, mat_matrix(name, len(images), images.size, images.tobytes("F"), ">")) for name, images in GOOD_MAT.items()),
+            order=">",
+        )
+    )
     assert load("mnist", mat)["fingerprint"] == little
     assert all(np.array_equal(scipy.io.loadmat(path)[name], images) for name, images in GOOD_MAT.items())
 
@@ -576,8 +616,15 @@ def test_a_mat_bomb_does_not_fill_the_memory(mat):
 def test_passes_over_what_else_a_mat_file_holds(mat):
     before = load("mnist", mat)["fingerprint"]
     noise = np.random.default_rng(0).integers(0, 256, (1, datasets.MAT_LIMIT + 100_000), np.uint8)
-    others = {"noise": noise, "zeros": np.zeros(noise.shape), "x": 1, "text": "train0", "cells": CELLS,
-              "none": np.empty((0, 0), object), "struct": {"train0": {"b": "c"}}}
+    others = {
+        "noise": noise,
+        "zeros": np.zeros(noise.shape),
+        "x": 1,
+        "text": "train0",
+        "cells": CELLS,
+        "none": np.empty((0, 0), object),
+        "struct": {"train0": {"b": "c"}},
+    }
     for compressed in (False, True):
         write_mat(mat, others | GOOD_MAT, do_compression=compressed)
         assert load("mnist", mat)["fingerprint"] == before
@@ -585,8 +632,9 @@ def test_passes_over_what_else_a_mat_file_holds(mat):
 
 SMALL_MAT = io.BytesIO(), io.BytesIO()
 for file, compressed in zip(SMALL_MAT, (False, True)):
-    scipy.io.savemat(file, {"train0": np.arange(784 * 2, dtype=np.uint8).reshape(2, 784), "cells": CELLS[:1, :3]},
-                     do_compression=compressed)
+    scipy.io.savemat(
+        file, {"train0": np.arange(784 * 2, dtype=np.uint8).reshape(2, 784), "cells": CELLS[:1, :3]}, do_compression=compressed
+    )
 
 
 @settings(max_examples=400, deadline=None)
@@ -629,8 +677,9 @@ def server(monkeypatch):
     def serve(source, files):
         served.update({f"/{name}": body for name, body in files.items()})
         monkeypatch.setitem(source, "mirrors", [f"http://127.0.0.1:{httpd.server_port}/"])
-        monkeypatch.setitem(source, "downloads", {name: "md5:" + hashlib.md5(body or b"").hexdigest()
-                                                  for name, body in files.items()})
+        monkeypatch.setitem(
+            source, "downloads", {name: "md5:" + hashlib.md5(body or b"").hexdigest() for name, body in files.items()}
+        )
         return requests
 
     yield serve
@@ -686,8 +735,16 @@ def test_no_connection_is_unavailable(cache):
 
 
 def test_refuses_an_archive_that_lacks_a_batch(official, server, cache):
-    server(CIFAR10, {ARCHIVE: archive(official, extra=[(f"../{CIFAR10_FOLDER}/data_batch_1", b"x")], leave_out=[
-        "data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "test_batch"])})
+    server(
+        CIFAR10,
+        {
+            ARCHIVE: archive(
+                official,
+                extra=[(f"../{CIFAR10_FOLDER}/data_batch_1", b"x")],
+                leave_out=["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "test_batch"],
+            )
+        },
+    )
     assert f"lacks {CIFAR10_FOLDER}/data_batch_1, " in refusal(None)
     assert left_in(cache) == []
 
@@ -761,13 +818,19 @@ def test_every_download_has_a_checksum_and_an_address_of_its_own():
 
 # ---- splitting ------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def raw():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2500, 12), np.uint8)
     images[:, 7] = 33
-    return dict(title="noise", images=images, labels=rng.integers(0, 10, 2500),
-                test_images=rng.integers(0, 256, (300, 12), np.uint8), test_labels=rng.integers(0, 10, 300))
+    return dict(
+        title="noise",
+        images=images,
+        labels=rng.integers(0, 10, 2500),
+        test_images=rng.integers(0, 256, (300, 12), np.uint8),
+        test_labels=rng.integers(0, 10, 300),
+    )
 
 
 def test_split_agrees_with_its_definition(raw):
@@ -776,9 +839,11 @@ def test_split_agrees_with_its_definition(raw):
     mean, sd = pixels.mean(axis=1, keepdims=True), pixels.std(axis=1, keepdims=True)
     sd[7] = 1
     assert np.allclose(data["mean"], mean, rtol=1e-6) and np.allclose(data["sd"], sd, rtol=1e-6)
-    for part, images, labels in [("train", raw["images"][:2100], raw["labels"][:2100]),
-                                 ("val", raw["images"][2100:2250], raw["labels"][2100:2250]),
-                                 ("test", raw["test_images"][:200], raw["test_labels"][:200])]:
+    for part, images, labels in [
+        ("train", raw["images"][:2100], raw["labels"][:2100]),
+        ("val", raw["images"][2100:2250], raw["labels"][2100:2250]),
+        ("test", raw["test_images"][:200], raw["test_labels"][:200]),
+    ]:
         X, y = data[part]
         assert X.shape == images.T.shape and X.dtype == np.float32 and X.flags.f_contiguous
         assert np.allclose(X, (images.T - mean) / sd, atol=1e-5)
@@ -804,8 +869,13 @@ def test_split_in_float64_is_standardised_to_rounding(raw):
 
 
 def test_default_split_takes_the_documented_sizes():
-    raw = dict(title="blank", images=np.zeros((50_000, 2), np.uint8), labels=np.zeros(50_000, int),
-               test_images=np.zeros((10_000, 2), np.uint8), test_labels=np.zeros(10_000, int))
+    raw = dict(
+        title="blank",
+        images=np.zeros((50_000, 2), np.uint8),
+        labels=np.zeros(50_000, int),
+        test_images=np.zeros((10_000, 2), np.uint8),
+        test_labels=np.zeros(10_000, int),
+    )
     data = split(raw)
     assert [data[part][0].shape for part in ("train", "val", "test")] == [(2, 45_000), (2, 5_000), (2, 10_000)]
 
@@ -828,15 +898,23 @@ def test_split_can_scale_all_dimensions_alike(raw):
     assert data["train"][0].std(dtype=np.float64) == pytest.approx(1, abs=1e-4)
 
 
-
-@pytest.mark.parametrize("sizes", [dict(n_train=2400, n_val=101), dict(n_train=0, n_val=10), dict(n_train=10, n_val=-1),
-                                   dict(n_train=10, n_val=10, n_test=301), dict(n_train=10, n_val=10, n_test=-1)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(n_train=2400, n_val=101),
+        dict(n_train=0, n_val=10),
+        dict(n_train=10, n_val=-1),
+        dict(n_train=10, n_val=10, n_test=301),
+        dict(n_train=10, n_val=10, n_test=-1),
+    ],
+)
 def test_refuses_sizes_that_do_not_fit(raw, sizes):
     with pytest.raises(DataError, match="noise has (2500 training|300 test) images"):
         split(raw, **sizes)
 
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def shapes():
@@ -870,8 +948,7 @@ def test_grey_shapes_are_as_the_others_in_one_plane():
 
 def test_a_larger_image_shows_the_same_in_more_pixels(monkeypatch):
     monkeypatch.setattr(datasets, "NOISE", 0)
-    small, large = (datasets.paint(datasets.ring, 20, np.random.default_rng(5), 1, side).astype(int)
-                    for side in (28, 84))
+    small, large = (datasets.paint(datasets.ring, 20, np.random.default_rng(5), 1, side).astype(int) for side in (28, 84))
     assert abs(large[..., 1::3, 1::3] - small).mean() < 8 < abs(large[..., 1::3, 1::3] - small[::-1]).mean()
 
 
@@ -885,9 +962,11 @@ def test_figures_of_all_classes_differ():
 
 def test_stripes_run_as_they_are_called():
     v, u = np.mgrid[:32, :32].astype(np.float32)[:, None] - 15.5
-    images = {name: datasets.cover(datasets.SHAPES[f"{name} stripes"](u, v, np.float32(11)))[0, 0, 8:24, 8:24]
-              for name in ("horizontal", "vertical", "diagonal")}
-    assert np.ptp(images["horizontal"], axis=1).max() == 0 and np.ptp(images["horizontal"], axis=0).min() > .5
+    images = {
+        name: datasets.cover(datasets.SHAPES[f"{name} stripes"](u, v, np.float32(11)))[0, 0, 8:24, 8:24]
+        for name in ("horizontal", "vertical", "diagonal")
+    }
+    assert np.ptp(images["horizontal"], axis=1).max() == 0 and np.ptp(images["horizontal"], axis=0).min() > 0.5
     assert np.array_equal(images["horizontal"], images["vertical"].T)
     assert np.allclose(images["diagonal"][1:, :-1], images["diagonal"][:-1, 1:], atol=1e-5)
 

@@ -3,6 +3,7 @@
 A formula of the page that is marked (T1), (T2), ... has a test here with that formula, as it stands there, in its
 docstring; the test computes it by loops over indices and compares it with complex steps and with the function.
 """
+
 import ast
 import inspect
 import re
@@ -26,6 +27,7 @@ BACKWARD += ["kbn.backward", "kbn.batch_norm_backpass"]
 
 # ---------------------------------------------------------------------------------------------------- what is quoted
 
+
 def lines_of(module, name):
     """The lines of a function, without indentation and comments at their ends."""
     source = inspect.getsource(getattr(MODULES[module], name))
@@ -34,6 +36,7 @@ def lines_of(module, name):
 
 def computing_lines(module, name):
     """The first lines of a function's statements that compute something with an operator; errors apart."""
+
     def operates(node):
         if isinstance(node, ast.JoinedStr):  # f"X{l - 1}" is a name
             return False
@@ -64,6 +67,7 @@ def test_every_line_that_computes_is_quoted(function):
 
 
 # ------------------------------------------------------------------------------------------------- how it is written
+
 
 def formulas():
     """The displayed formulas, those between two lines of $$."""
@@ -106,6 +110,7 @@ def test_every_marked_formula_is_tested():
 
 
 # -------------------------------------------------------------------------------------------------- what is computed
+
 
 def assert_close(actual, expected, tolerance=1e-12):
     actual, expected = np.asarray(actual), np.asarray(expected)
@@ -190,17 +195,29 @@ def test_batch_norm_in_all_its_forms(n, eps):
         sigma = np.sqrt(v + eps)
         s_hat = D / sigma
         for i in range(n):
-            T3[j, i] = (h[i] / sigma - sum(h[k] / sigma for k in range(n)) / n
-                        - D[i] * sum(h[k] * D[k] / sigma**3 for k in range(n)) / n)
-            T5[j, i] = gamma[j, 0] / np.sqrt(v + eps) * (g[i] - sum(g[k] for k in range(n)) / n
-                                                         - s_hat[i] / n * sum(g[k] * s_hat[k] for k in range(n)))
+            T3[j, i] = (
+                h[i] / sigma
+                - sum(h[k] / sigma for k in range(n)) / n
+                - D[i] * sum(h[k] * D[k] / sigma**3 for k in range(n)) / n
+            )
+            T5[j, i] = (
+                gamma[j, 0]
+                / np.sqrt(v + eps)
+                * (g[i] - sum(g[k] for k in range(n)) / n - s_hat[i] / n * sum(g[k] * s_hat[k] for k in range(n)))
+            )
     one, H, D = np.ones((n, 1)), gamma * G, S - cache["mu"] @ np.ones((1, n))
     G1 = H * ((cache["v"] + eps) ** -0.5 @ one.T)
     G2 = H * ((cache["v"] + eps) ** -1.5 @ one.T)
     c = (G2 * D) @ one
     T4 = G1 - (G1 @ one) @ one.T / n - D * (c @ one.T) / n
-    for G_S in (T3, T4, T5, kbn.batch_norm_backpass(H, S, cache["mu"], cache["v"], eps),
-                layers.batch_norm_backward(G, cache)[0], layers.batch_norm_backward_staged(G, cache)[0]):
+    for G_S in (
+        T3,
+        T4,
+        T5,
+        kbn.batch_norm_backpass(H, S, cache["mu"], cache["v"], eps),
+        layers.batch_norm_backward(G, cache)[0],
+        layers.batch_norm_backward_staged(G, cache)[0],
+    ):
         assert_close(G_S, truth)
 
     printed = G1 @ np.ones(n) / n  # (37) as document A has it, a 1-D vector
@@ -217,8 +234,7 @@ def test_jacobian_of_the_normalisation():
     """
     S, _, _, _, cache = rows()
     s, s_hat, n, one = S[:1], cache["S_hat"][0], S.shape[1], np.ones((1, 1))
-    T6 = [[((i == k) - 1 / n - s_hat[i] * s_hat[k] / n) / np.sqrt(cache["v"][0, 0] + 0.3) for i in range(n)]
-          for k in range(n)]
+    T6 = [[((i == k) - 1 / n - s_hat[i] * s_hat[k] / n) / np.sqrt(cache["v"][0, 0] + 0.3) for i in range(n)] for k in range(n)]
     assert_close(T6, [slope(lambda s: layers.batch_norm_forward(s, one, 0 * one, eps=0.3)[0][0, k], s)[0] for k in range(n)])
 
 
@@ -266,16 +282,25 @@ def test_convolution():
     assert out.shape == (n, f, h_out, w_out)
     h_out, w_out, G = int(h_out), int(w_out), rng.standard_normal(out.shape)
     Z = np.pad(images, [(0, 0), (0, 0), (p, p), (p, p)]).transpose(1, 2, 3, 0)
-    M = np.array([[Z[c, t * y + a, t * x + b, e] for y in range(h_out) for x in range(w_out) for e in range(n)]
-                  for c in range(channels) for a in range(k_h) for b in range(k_w)])
+    M = np.array(
+        [
+            [Z[c, t * y + a, t * x + b, e] for y in range(h_out) for x in range(w_out) for e in range(n)]
+            for c in range(channels)
+            for a in range(k_h)
+            for b in range(k_w)
+        ]
+    )
     np.testing.assert_array_equal(cache[0], Z)
     assert_close(W.reshape(f, -1) @ M + b, layers.channel_rows(out))
 
     G_M = (W.reshape(f, -1).T @ layers.channel_rows(G)).reshape(channels, k_h, k_w, h_out, w_out, n)
     T11 = np.zeros_like(Z)
     for c, y, x, e in np.ndindex(Z.shape):
-        T11[c, y, x, e] = sum(G_M[c, a, b, y1, x1, e] for a, b, y1, x1 in np.ndindex(k_h, k_w, h_out, w_out)
-                              if t * y1 + a == y and t * x1 + b == x)
+        T11[c, y, x, e] = sum(
+            G_M[c, a, b, y1, x1, e]
+            for a, b, y1, x1 in np.ndindex(k_h, k_w, h_out, w_out)
+            if t * y1 + a == y and t * x1 + b == x
+        )
     T11 = T11[:, p:-p, p:-p].transpose(3, 0, 1, 2)
     assert_close(T11, layers.conv_backward(G, cache)[0])
     assert_close(T11, slope(lambda images: (G * layers.conv_forward(images, W, b, t, p)[0]).sum(), images))
@@ -284,28 +309,30 @@ def test_convolution():
 def test_document_as_backward_pass_is_ours():
     """Section 14: (21)-(37) as document A writes them, with n G for G and the 1_n^T that (37) lacks."""
     rng, lam, eps = np.random.default_rng(0), 0.1, 0.01
-    params = {key: param + 0.1 * rng.standard_normal(param.shape)
-              for key, param in kbn.init_params([5, 4, 3, 6], rng, batch_norm=True, dtype=np.float64).items()}
+    params = {
+        key: param + 0.1 * rng.standard_normal(param.shape)
+        for key, param in kbn.init_params([5, 4, 3, 6], rng, batch_norm=True, dtype=np.float64).items()
+    }
     X, Y, n, k = rng.standard_normal((5, 7)), kbn.one_hot(rng.integers(0, 6, 7), 6, np.float64), 7, 3
     P, cache = kbn.forward(X, params, eps=eps)
     one, grads = np.ones((n, 1)), {}
-    G = -(Y - P)                                                                            # (21)
+    G = -(Y - P)  # (21)
     for l in range(k, 0, -1):
         if l < k:
             gamma, S, mu, v = params[f"gamma{l}"], cache[f"S{l}"], cache[f"mu{l}"], cache[f"v{l}"]
-            grads[f"gamma{l}"] = (G * cache[f"Shat{l}"]) @ one / n                          # (25)
+            grads[f"gamma{l}"] = (G * cache[f"Shat{l}"]) @ one / n  # (25)
             grads[f"beta{l}"] = G @ one / n
-            G = G * (gamma @ one.T)                                                         # (26)
-            G1 = G * ((v + eps) ** -0.5 @ one.T)                                            # (31), (33)
-            G2 = G * ((v + eps) ** -1.5 @ one.T)                                            # (32), (34)
-            D = S - mu @ one.T                                                              # (35)
-            c = (G2 * D) @ one                                                              # (36)
-            G = G1 - (G1 @ one) @ one.T / n - D * (c @ one.T) / n                           # (37)
-        grads[f"W{l}"] = G @ cache[f"X{l - 1}"].T / n + 2 * lam * params[f"W{l}"]           # (22), (28)
+            G = G * (gamma @ one.T)  # (26)
+            G1 = G * ((v + eps) ** -0.5 @ one.T)  # (31), (33)
+            G2 = G * ((v + eps) ** -1.5 @ one.T)  # (32), (34)
+            D = S - mu @ one.T  # (35)
+            c = (G2 * D) @ one  # (36)
+            G = G1 - (G1 @ one) @ one.T / n - D * (c @ one.T) / n  # (37)
+        grads[f"W{l}"] = G @ cache[f"X{l - 1}"].T / n + 2 * lam * params[f"W{l}"]  # (22), (28)
         grads[f"b{l}"] = G @ one / n
         if l > 1:
-            G = params[f"W{l}"].T @ G                                                       # (23), (29)
-            G = G * (cache[f"X{l - 1}"] > 0)                                                # (24), (30)
+            G = params[f"W{l}"].T @ G  # (23), (29)
+            G = G * (cache[f"X{l - 1}"] > 0)  # (24), (30)
     ours = kbn.backward(Y, params, cache, lam)
     assert ours.keys() == grads.keys() == params.keys()
     for key, grad in grads.items():

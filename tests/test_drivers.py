@@ -1,4 +1,5 @@
 """The drivers as a person calls them, on the built-in set, and what they share."""
+
 import json
 import os
 import resource
@@ -9,17 +10,22 @@ import time
 
 import numpy as np
 import pytest
+from conftest import SMALL, call, command, environment, results_of
 
 import experiment
 import kbn
 import layers
 import nets
 import tables
-from conftest import SMALL, call, command, environment, results_of
 
-TABLES = {"run_ex2": ["ex2"], "run_ex3": ["ex3", "ex3_search"], "run_sensitivity": ["sensitivity"],
-          "run_solver": ["solver", "solver_scales"], "run_mnist": ["mnist"],
-          "run_fashion": ["fashion", "fashion_prediction", "fashion_claims"]}
+TABLES = {
+    "run_ex2": ["ex2"],
+    "run_ex3": ["ex3", "ex3_search"],
+    "run_sensitivity": ["sensitivity"],
+    "run_solver": ["solver", "solver_scales"],
+    "run_mnist": ["mnist"],
+    "run_fashion": ["fashion", "fashion_prediction", "fashion_claims"],
+}
 FIGURES = {"run_ex2": 5, "run_ex3": 5, "run_sensitivity": 2, "run_solver": 3, "run_mnist": 4, "run_fashion": 7}
 GREY = ["run_mnist", "run_fashion"]
 REPORTED = " (CIFAR-10)"  # the heads of the columns of others' figures say so, whatever the dataset
@@ -40,7 +46,9 @@ def test_smoke_writes_tables_and_figures_and_is_not_repeated(driver, tmp_path):
         markdown = (results / f"{table}.md").read_text(encoding="utf-8")
         assert markdown in first.stdout
         assert len((results / f"{table}.csv").read_text().splitlines()) == len(markdown.splitlines()) - 1
-    assert f"{dataset.replace('-', ' ')} (synthetic), smoke test" in first.stdout and "CIFAR" not in first.stdout.replace(REPORTED, "")
+    assert f"{dataset.replace('-', ' ')} (synthetic), smoke test" in first.stdout and "CIFAR" not in first.stdout.replace(
+        REPORTED, ""
+    )
     assert len([path for path in figures.iterdir() if path.stat().st_size > 10_000]) == FIGURES[driver]
     assert {path.stem for path in (results / "figures").iterdir()} == {path.stem for path in figures.iterdir()}
     drawn = {path.name: path.read_bytes() for path in figures.iterdir()}
@@ -54,7 +62,7 @@ def test_smoke_writes_tables_and_figures_and_is_not_repeated(driver, tmp_path):
     before = results_of(out)
     again = call(driver, *options, cwd=cwd)
     assert again.returncode == 0 and "are in the results already" in again.stdout and again.stderr == ""
-    assert again.stdout[again.stdout.index("| "):] in first.stdout
+    assert again.stdout[again.stdout.index("| ") :] in first.stdout
     assert results_of(out) == before
 
 
@@ -75,16 +83,19 @@ def test_without_data_or_network_the_job_runs_on_the_synthetic_set_and_says_so(t
     assert asked.returncode == 1 and "--data-dir" in asked.stderr and "Traceback" not in asked.stderr
 
 
-@pytest.mark.parametrize("options, status, said", [
-    (["--sedes", "3"], 2, "--sedes"),
-    (["--seed", "3"], 2, "--seed"),
-    (["--seeds", "0"], 2, "'0' is not a whole number of 1 or more"),
-    (["--jobs", "-1"], 2, "'-1' is not a whole number of 1 or more"),
-    (["--jobs", "two"], 2, "'two'"),
-    (["--dataset", "cifar100"], 2, "cifar100"),
-    (["--data-dir", "not here"], 1, "not here"),
-    ([*SMALL, "--out", "a file"], 1, "--out"),
-])
+@pytest.mark.parametrize(
+    "options, status, said",
+    [
+        (["--sedes", "3"], 2, "--sedes"),
+        (["--seed", "3"], 2, "--seed"),
+        (["--seeds", "0"], 2, "'0' is not a whole number of 1 or more"),
+        (["--jobs", "-1"], 2, "'-1' is not a whole number of 1 or more"),
+        (["--jobs", "two"], 2, "'two'"),
+        (["--dataset", "cifar100"], 2, "cifar100"),
+        (["--data-dir", "not here"], 1, "not here"),
+        ([*SMALL, "--out", "a file"], 1, "--out"),
+    ],
+)
 def test_what_is_typed_wrong_is_named_in_one_line(options, status, said, tmp_path):
     (tmp_path / "a file").write_text("")
     wrong = call("run_ex3", *options, cwd=tmp_path)
@@ -101,15 +112,22 @@ def test_help_is_for_people(tmp_path):
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
     full = call("run_ex2", *ONE_JOB, "--out", tmp_path, cwd=tmp_path, preexec_fn=small_files)
     assert full.returncode == 1 and "File too large" in full.stderr and "Traceback" not in full.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_ctrl_c_keeps_the_finished_runs(tmp_path):
-    job = subprocess.Popen(command("run_sensitivity", *ONE_JOB, "--seeds", 20, "--out", tmp_path), env=environment(),
-                           stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
-                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # which a background job ignores
+    job = subprocess.Popen(
+        command("run_sensitivity", *ONE_JOB, "--seeds", 20, "--out", tmp_path),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # which a background job ignores
     start = time.time()
     while not list(tmp_path.rglob("runs/*.json")) and time.time() < start + 60:
         time.sleep(0.1)
@@ -122,8 +140,11 @@ def test_ctrl_c_keeps_the_finished_runs(tmp_path):
 # ------------------------------------------------------------------------------------------------------- experiment
 
 SETTING = experiment.config(hidden=[4])
-ABOUT = {"dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]},
-         "code": {"hidden": "1", "specs": "2"}, "versions": {}}
+ABOUT = {
+    "dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]},
+    "code": {"hidden": "1", "specs": "2"},
+    "versions": {},
+}
 KEY = experiment.key_of(SETTING, 0, ABOUT)
 
 
@@ -162,8 +183,10 @@ def test_only_a_result_of_the_same_config_seed_data_and_code_is_used_again(tmp_p
     assert experiment.finished(path, KEY | {"dataset": {}}, True) is None
     assert experiment.finished(tmp_path / "none.json", KEY, True) is None
     assert capsys.readouterr().err == ""
-    older = [json.dumps({key: value for key, value in good.items() if key != lacking})
-             for lacking in ("config", "dataset", "code", "val_accuracy", "history")]
+    older = [
+        json.dumps({key: value for key, value in good.items() if key != lacking})
+        for lacking in ("config", "dataset", "code", "val_accuracy", "history")
+    ]
     for damage in (path.read_text()[:-20], "", "[1]", "{}", "3", *older):
         path.write_text(damage)
         assert experiment.finished(path, KEY, True) is None
@@ -175,7 +198,11 @@ def image_net(toy, **changes):
     pad = {part: (np.vstack([X, X[:1]]), y) for part, (X, y) in ((part, toy[part]) for part in ("train", "val", "test"))}
     specs = [("conv", 4, (2, 3)), ("bn",), ("relu",), ("affine", 3)]
     setting = experiment.config(specs=specs, n_batch=20, n_s=30, n_cycles=1, eta_max=0.05, n_train=300, n_val=50, **changes)
-    return setting, pad | {"input": {"shape": np.array([1, 2, 3])}}, ABOUT | {"dataset": {**ABOUT["dataset"], "shape": [1, 2, 3]}}
+    return (
+        setting,
+        pad | {"input": {"shape": np.array([1, 2, 3])}},
+        ABOUT | {"dataset": {**ABOUT["dataset"], "shape": [1, 2, 3]}},
+    )
 
 
 def test_a_result_of_layer_specs_is_the_net_that_nets_builds(toy, tmp_path):
@@ -185,13 +212,24 @@ def test_a_result_of_layer_specs_is_the_net_that_nets_builds(toy, tmp_path):
     net, params = nets.build(specs, shape), nets.init_params(specs, shape, rng)
     moments = []
     hp = {"n_batch": 20, "n_s": 30, "n_cycles": 1, "eta_max": 0.05}
-    params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng, net=net, callback=lambda state: moments.append(
-        layers.conv_forward(data["train"][0][:, :30].T.reshape(30, 1, 2, 3), state["params"]["W1"], state["params"]["b1"])[0].std()))
+    params, stats, history = kbn.minibatch_gd(
+        data["train"],
+        data["val"],
+        params,
+        hp,
+        rng,
+        net=net,
+        callback=lambda state: moments.append(
+            layers.conv_forward(data["train"][0][:, :30].T.reshape(30, 1, 2, 3), state["params"]["W1"], state["params"]["b1"])[
+                0
+            ].std()
+        ),
+    )
     X, y = data["test"]
     whole = kbn.dataset_stats(data["train"][0].astype(np.float32), params, net=net)
     predicted = net["forward"](X.astype(np.float32), params, stats)[0].argmax(axis=0)
     wrong = [[i, predicted[i]] for i in range(len(y)) if predicted[i] != y[i]]
-    assert result["test_accuracy"] == 1 - len(wrong) / len(y) and result["mistakes"] == wrong[:experiment.MISTAKES]
+    assert result["test_accuracy"] == 1 - len(wrong) / len(y) and result["mistakes"] == wrong[: experiment.MISTAKES]
     assert result["test_accuracy_dataset"] == kbn.accuracy(X, y, params, whole, net=net)
     np.testing.assert_allclose(result["filters"], params["W1"], atol=1e-4)
     np.testing.assert_allclose(result["history"]["epoch"]["S1_sd"], moments, rtol=1e-5)
@@ -214,9 +252,17 @@ def test_divergence_is_a_result_where_it_may_be(toy, tmp_path):
 
 def test_names_of_runs_are_short_and_tell_nets_apart():
     deep = [["affine", 50], ["bn"], ["relu"]] * 20 + [["affine", 10]]
-    names = {experiment.run_name(experiment.config(**changes), 0) for changes in (
-        {"specs": deep}, {"specs": deep[:-1] + [["relu"], ["affine", 10]]}, {"specs": deep, "loss": "svm"}, {"hidden": [50]},
-        {"specs": [["conv", 8, [5, 3], 1, [2, 1]], ["affine", 10]]}, {"specs": [["conv", 8, 5, 3, [2, 1]], ["affine", 10]]})}
+    names = {
+        experiment.run_name(experiment.config(**changes), 0)
+        for changes in (
+            {"specs": deep},
+            {"specs": deep[:-1] + [["relu"], ["affine", 10]]},
+            {"specs": deep, "loss": "svm"},
+            {"hidden": [50]},
+            {"specs": [["conv", 8, [5, 3], 1, [2, 1]], ["affine", 10]]},
+            {"specs": [["conv", 8, 5, 3, [2, 1]], ["affine", 10]]},
+        )
+    }
     assert len(names) == 6 and "conv8x5x3x1x2x1-affine10_seed=0" in names
     assert max(map(len, names)) < 100
 
@@ -229,8 +275,18 @@ def test_a_run_that_diverges_is_named(toy, tmp_path):
 
 
 def test_names_of_runs_tell_them_apart():
-    changes = [{}, {"batch_norm": True}, {"hidden": [50, 30]}, {"lam": 0.0051}, {"sigma": 0.1}, {"sigma": "xavier"},
-               {"n_train": 1000}, {"eps": 1e-5}, {"bn": "after"}, {"n_cycles": 3}]
+    changes = [
+        {},
+        {"batch_norm": True},
+        {"hidden": [50, 30]},
+        {"lam": 0.0051},
+        {"sigma": 0.1},
+        {"sigma": "xavier"},
+        {"n_train": 1000},
+        {"eps": 1e-5},
+        {"bn": "after"},
+        {"n_cycles": 3},
+    ]
     names = {experiment.run_name(experiment.config(**change), seed) for change in changes for seed in (0, 1)}
     assert len(names) == 2 * len(changes)
 
@@ -245,6 +301,7 @@ def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
 
     def fail(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError):
         tables.write(tmp_path / "a", "new")

@@ -36,8 +36,7 @@ A, B = np.array([[1.0, -2.0, 0.5], [0.3, 4.0, -1.0]]), np.array([[0.7], [-0.2], 
 CLOSURES = {  # f, its exact gradient
     "quadratic": (lambda p: (p["A"] ** 2).sum() + 3 * (p["B"] ** 2).sum(), lambda A, B: {"A": 2 * A, "B": 6 * B}),
     "exp": (lambda p: np.exp(p["A"]).sum() - np.exp(-p["B"]).sum(), lambda A, B: {"A": np.exp(A), "B": np.exp(-B)}),
-    "product": (lambda p: (p["A"] @ p["B"]).prod(),
-                lambda A, B: {"A": (A @ B)[::-1] @ B.T, "B": A.T @ (A @ B)[::-1]}),
+    "product": (lambda p: (p["A"] @ p["B"]).prod(), lambda A, B: {"A": (A @ B)[::-1] @ B.T, "B": A.T @ (A @ B)[::-1]}),
 }
 
 
@@ -106,18 +105,24 @@ def test_float32_is_refused():
     f, gradient = CLOSURES["quadratic"]
     params, grads = {"A": A, "B": B}, gradient(A, B)
     half = {"A": A, "B": B.astype(np.float32)}
-    for refused in (lambda: gradcheck.check(f, half, grads), lambda: gradcheck.check(f, params, half),
-                    lambda: gradcheck.complex_step_gradient(f, half),
-                    lambda: gradcheck.central_difference_gradient(f, half)):
+    for refused in (
+        lambda: gradcheck.check(f, half, grads),
+        lambda: gradcheck.check(f, params, half),
+        lambda: gradcheck.complex_step_gradient(f, half),
+        lambda: gradcheck.central_difference_gradient(f, half),
+    ):
         with pytest.raises(ValueError, match="B is float32"):
             refused()
 
 
-@pytest.mark.parametrize("grads, message", [
-    ({"A": A}, "must name the same arrays"),
-    ({"A": A, "B": B, "C": A}, "must name the same arrays"),
-    ({"A": A, "B": B.T}, r"gradient of B \(3, 1\) has the shape \(1, 3\)"),
-])
+@pytest.mark.parametrize(
+    "grads, message",
+    [
+        ({"A": A}, "must name the same arrays"),
+        ({"A": A, "B": B, "C": A}, "must name the same arrays"),
+        ({"A": A, "B": B.T}, r"gradient of B \(3, 1\) has the shape \(1, 3\)"),
+    ],
+)
 def test_other_keys_or_shapes_are_refused(grads, message):
     with pytest.raises(ValueError, match=message):
         gradcheck.check(CLOSURES["quadratic"][0], {"A": A, "B": B}, grads)
@@ -129,6 +134,7 @@ def test_an_unknown_zero_is_refused():
 
 
 # ------------------------------------------------------------------------------------------------------------- kinks
+
 
 def relu_sum(p):
     return np.maximum(p["A"], 0).sum()
@@ -178,6 +184,7 @@ def test_kinks_of_a_net(bn):
 
 
 # -------------------------------------------------------------------------------------------------- the nets of kbn.py
+
 
 @pytest.mark.parametrize("bn", gradcheck.BN)
 @pytest.mark.parametrize("hidden", [(8,), (8, 7), (8, 7, 6)])
@@ -244,8 +251,11 @@ def test_a_wrong_update_shows(n_batch, momentum, monkeypatch):
 
     right_params, right_stats = kbn.update_params, kbn.update_stats
     assert error() <= 1e-12
-    monkeypatch.setattr(kbn, "update_params", lambda params, grads, memory, eta, momentum:
-                        right_params(params, grads, memory, 1.001 * eta, momentum))
+    monkeypatch.setattr(
+        kbn,
+        "update_params",
+        lambda params, grads, memory, eta, momentum: right_params(params, grads, memory, 1.001 * eta, momentum),
+    )
     assert error() > 1e-7
     monkeypatch.setattr(kbn, "update_params", right_params)
     monkeypatch.setattr(kbn, "update_stats", lambda stats, cache, alpha: right_stats(stats, cache, 0.99 * alpha))
@@ -253,6 +263,7 @@ def test_a_wrong_update_shows(n_batch, momentum, monkeypatch):
 
 
 # -------------------------------------------------------------------------------------------------------- the script
+
 
 @pytest.fixture
 def few_nets(monkeypatch):
@@ -339,11 +350,14 @@ def test_a_table_that_cannot_be_finished_leaves_the_old_one(few_nets, tmp_path, 
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"gradcheck.csv": "old"}
 
 
-@pytest.mark.parametrize("arguments, status, text", [
-    (["--help"], 0, "gradcheck.csv"),
-    (["--sed", "1", "--no-such-option"], 2, "unrecognized arguments"),
-    (["--seed", "-1"], 2, "--seed must be 0 or above"),
-])
+@pytest.mark.parametrize(
+    "arguments, status, text",
+    [
+        (["--help"], 0, "gradcheck.csv"),
+        (["--sed", "1", "--no-such-option"], 2, "unrecognized arguments"),
+        (["--seed", "-1"], 2, "--seed must be 0 or above"),
+    ],
+)
 def test_options_from_any_folder(arguments, status, text, tmp_path):
     result = subprocess.run([sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == status and text in result.stdout + result.stderr

@@ -1,17 +1,20 @@
 """kbn.py against PyTorch, against sums done by hand, and against its own promises. No dataset; all draws are seeded."""
+
 import ast
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import kbn
 
 try:
     import torch
     from torch.nn.functional import batch_norm, cross_entropy, linear
+
     torch.set_num_threads(1)  # the nets are small: more threads only wait for each other
 except ImportError:
     torch = None
@@ -28,6 +31,7 @@ def examples(number):
 
 # ------------------------------------------------------------------------------------------------------------ material
 
+
 def random_params(rng, dims, bn, dtype=np.float64):
     """Parameters of which none is 0 or 1. gamma and beta leave each unit alive after BN and ReLU."""
     params = kbn.init_params(dims, rng, bn is not None, dtype=dtype)
@@ -43,8 +47,9 @@ def random_data(rng, d, n, K, dtype=np.float64):
 
 def random_stats(rng, params):
     hidden = {l: params[f"b{l}"] for l in range(1, kbn.n_layers(params))} if "gamma1" in params else {}
-    return ({f"mu{l}": rng.standard_normal(b.shape).astype(b.dtype) for l, b in hidden.items()}
-            | {f"v{l}": rng.uniform(0.5, 2, b.shape).astype(b.dtype) for l, b in hidden.items()})
+    return {f"mu{l}": rng.standard_normal(b.shape).astype(b.dtype) for l, b in hidden.items()} | {
+        f"v{l}": rng.uniform(0.5, 2, b.shape).astype(b.dtype) for l, b in hidden.items()
+    }
 
 
 def copy(arrays):
@@ -96,6 +101,7 @@ def record_calls(monkeypatch, name):
 
 # --------------------------------------------------------------------------------------------------- PyTorch as oracle
 
+
 def torch_scores(X, params, eps, bn, masks=None, running=None, momentum=0.0, training=True):
     """The scores (n, K) of X (n, d); running, if given, holds mu1.., v1.. (m,), which training moves."""
     k, running = kbn.n_layers(params), running or {}
@@ -103,8 +109,16 @@ def torch_scores(X, params, eps, bn, masks=None, running=None, momentum=0.0, tra
         S = linear(X, params[f"W{l}"], params[f"b{l}"][:, 0])
         S = S.relu() if bn == "after" else S
         if bn:
-            S = batch_norm(S, running.get(f"mu{l}"), running.get(f"v{l}"), params[f"gamma{l}"][:, 0],
-                           params[f"beta{l}"][:, 0], training, momentum, eps)
+            S = batch_norm(
+                S,
+                running.get(f"mu{l}"),
+                running.get(f"v{l}"),
+                params[f"gamma{l}"][:, 0],
+                params[f"beta{l}"][:, 0],
+                training,
+                momentum,
+                eps,
+            )
         X = S if bn == "after" else S.relu()
         X = X if masks is None else X * torch.from_numpy(masks[f"mask{l}"].T)
     return linear(X, params[f"W{k}"], params[f"b{k}"][:, 0])
@@ -123,8 +137,15 @@ def torch_params(params):
 
 @needs_torch
 @examples(400)
-@given(seed=seeds, k=st.integers(1, 9), n=st.integers(5, 12), bn=st.sampled_from([None, "before", "after"]),
-       eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]), lam=st.sampled_from([0.0, 0.005, 1.5]), dropout=st.booleans())
+@given(
+    seed=seeds,
+    k=st.integers(1, 9),
+    n=st.integers(5, 12),
+    bn=st.sampled_from([None, "before", "after"]),
+    eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]),
+    lam=st.sampled_from([0.0, 0.005, 1.5]),
+    dropout=st.booleans(),
+)
 def test_cost_and_gradients_are_pytorchs(seed, k, n, bn, eps, lam, dropout):
     rng = np.random.default_rng(seed)
     dims = rng.integers(3, 10, k + 1).tolist()
@@ -150,8 +171,13 @@ def test_cost_and_gradients_are_pytorchs(seed, k, n, bn, eps, lam, dropout):
 
 @needs_torch
 @examples(200)
-@given(seed=seeds, k=st.integers(1, 9), n=st.integers(1, 9), bn=st.sampled_from([None, "before", "after"]),
-       eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]))
+@given(
+    seed=seeds,
+    k=st.integers(1, 9),
+    n=st.integers(1, 9),
+    bn=st.sampled_from([None, "before", "after"]),
+    eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]),
+)
 def test_prediction_is_pytorchs(seed, k, n, bn, eps):
     rng, position = np.random.default_rng(seed), bn or "before"
     dims = rng.integers(1, 8, k + 1).tolist()
@@ -183,10 +209,17 @@ def torch_training(X, y, params, hp, rng):
     running = {f"{name}{l}": torch.zeros(m, dtype=torch.float64) for l, m in hidden.items() for name in ("mu", "v")}
     expected = torch_params(params)
     while t < 2 * hp["n_s"] * hp["n_cycles"]:
-        for batch in rng.permutation(len(y))[:len(y) // n_batch * n_batch].reshape(-1, n_batch):
+        for batch in rng.permutation(len(y))[: len(y) // n_batch * n_batch].reshape(-1, n_batch):
             masks = kbn.dropout_masks(params, n_batch, hp["keep"], rng) if hp["keep"] < 1 else None
-            scores = torch_scores(torch.from_numpy(X.T[batch]), expected, hp["eps"], hidden and hp["bn"], masks,
-                                  running, 1 - hp["alpha"] if t else 1.0)
+            scores = torch_scores(
+                torch.from_numpy(X.T[batch]),
+                expected,
+                hp["eps"],
+                hidden and hp["bn"],
+                masks,
+                running,
+                1 - hp["alpha"] if t else 1.0,
+            )
             cost, _ = torch_cost(scores, y[batch], expected, hp["lam"])
             costs.append(cost.item())
             grads = torch.autograd.grad(cost, expected.values())
@@ -196,25 +229,25 @@ def torch_training(X, y, params, hp, rng):
                     v.mul_(hp["momentum"]).sub_(eta * grad)
                     param += v
             t += 1
-    stats = {key: average.numpy()[:, None] * (1 if key.startswith("mu") else 1 - 1 / n_batch)
-             for key, average in running.items()}
+    stats = {
+        key: average.numpy()[:, None] * (1 if key.startswith("mu") else 1 - 1 / n_batch) for key, average in running.items()
+    }
     return {key: param.detach().numpy() for key, param in expected.items()}, stats, costs
 
 
 @needs_torch
 @every_bn
-@pytest.mark.parametrize("hp", [{}, {"momentum": 0.9, "eta_max": 0.02}, {"keep": 0.7},
-                                {"alpha": 0.5, "eps": 1e-3, "lam": 0.1}])
+@pytest.mark.parametrize("hp", [{}, {"momentum": 0.9, "eta_max": 0.02}, {"keep": 0.7}, {"alpha": 0.5, "eps": 1e-3, "lam": 0.1}])
 def test_a_whole_training_is_pytorchs(bn, hp):
     params, stats, history, inputs = train(bn, seed=3, n=60, n_s=12, n_cycles=2, **hp)
-    expected, expected_stats, costs = torch_training(*inputs["train"], inputs["params"], inputs["hp"],
-                                                     np.random.default_rng(3))
+    expected, expected_stats, costs = torch_training(*inputs["train"], inputs["params"], inputs["hp"], np.random.default_rng(3))
     assert_close(params, expected, 1e-9)
     assert_close(stats, expected_stats, 1e-9)
     np.testing.assert_allclose(history["update"]["cost"], costs, rtol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------------ the gradient
+
 
 @every_bn
 @pytest.mark.parametrize("dropout", [False, True])
@@ -247,6 +280,7 @@ def test_gradients_written_over_old_ones_are_the_same():
 
 # ---------------------------------------------------------------------------------------------------- softmax and cost
 
+
 @examples(50)
 @given(seed=seeds, scale=st.sampled_from([1e-3, 1.0, 1e4]))
 def test_softmax_columns_sum_to_1(seed, scale):
@@ -269,8 +303,14 @@ def test_loss_stays_finite_where_a_probability_underflows():
 
 
 def test_penalty_is_lam_times_the_squares_of_the_weights_alone():
-    params = {"W1": np.array([[1.0, 2]]), "b1": np.array([[5.0]]), "gamma1": np.array([[6.0]]),
-              "beta1": np.array([[7.0]]), "W2": np.array([[3.0], [4]]), "b2": np.array([[8.0], [9]])}
+    params = {
+        "W1": np.array([[1.0, 2]]),
+        "b1": np.array([[5.0]]),
+        "gamma1": np.array([[6.0]]),
+        "beta1": np.array([[7.0]]),
+        "W2": np.array([[3.0], [4]]),
+        "b2": np.array([[8.0], [9]]),
+    }
     assert kbn.penalty(params, 0.5) == 0.5 * (1 + 4 + 9 + 16)
 
 
@@ -285,6 +325,7 @@ def test_loss_starts_at_the_log_of_10(batch_norm, sigma, off):
 
 
 # ------------------------------------------------------------------------------------------ statistics and prediction
+
 
 @pytest.mark.parametrize("bn", ["before", "after"])
 def test_batch_statistics_divide_by_n(bn):
@@ -341,18 +382,27 @@ def test_a_prediction_does_not_depend_on_its_batch(bn):
     X, y = random_data(rng, 6, 23, 4)
     stats = random_stats(rng, params)
     P, _ = kbn.forward(X, params, stats, bn=bn or "before")
-    alone = [kbn.forward(X[:, i:i + 1], params, stats, bn=bn or "before")[0] for i in range(23)]
+    alone = [kbn.forward(X[:, i : i + 1], params, stats, bn=bn or "before")[0] for i in range(23)]
     np.testing.assert_allclose(np.hstack(alone), P, rtol=1e-12)
     whole = kbn.evaluate(X, y, params, stats, 0.1, bn=bn or "before")
     for chunk in (1, 7, 22, 23):
-        assert kbn.evaluate(X, y, params, stats, 0.1, bn=bn or "before", net=kbn.MLP | {"chunk": chunk}) == pytest.approx(whole, rel=1e-12)
+        assert kbn.evaluate(X, y, params, stats, 0.1, bn=bn or "before", net=kbn.MLP | {"chunk": chunk}) == pytest.approx(
+            whole, rel=1e-12
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ initialisation
 
-@pytest.mark.parametrize("sigma, expected", [(None, [(2 / 400)**0.5, (2 / 300)**0.5, (2 / 200)**0.5]),
-                                             ("xavier", [400**-0.5, 300**-0.5, 200**-0.5]),
-                                             (1e-3, [1e-3] * 3), (0, [0] * 3)])
+
+@pytest.mark.parametrize(
+    "sigma, expected",
+    [
+        (None, [(2 / 400) ** 0.5, (2 / 300) ** 0.5, (2 / 200) ** 0.5]),
+        ("xavier", [400**-0.5, 300**-0.5, 200**-0.5]),
+        (1e-3, [1e-3] * 3),
+        (0, [0] * 3),
+    ],
+)
 def test_weights_have_the_standard_deviation_asked_for(sigma, expected):
     params = kbn.init_params([400, 300, 200, 50], np.random.default_rng(11), sigma=sigma)
     for l, sd in enumerate(expected, start=1):
@@ -366,8 +416,17 @@ def test_weights_have_the_standard_deviation_asked_for(sigma, expected):
 def test_init_params_keys_shapes_and_constants(dtype):
     params = kbn.init_params([7, 5, 4, 3], np.random.default_rng(12), batch_norm=True, dtype=dtype)
     assert {key: param.shape for key, param in params.items()} == {
-        "W1": (5, 7), "b1": (5, 1), "gamma1": (5, 1), "beta1": (5, 1),
-        "W2": (4, 5), "b2": (4, 1), "gamma2": (4, 1), "beta2": (4, 1), "W3": (3, 4), "b3": (3, 1)}
+        "W1": (5, 7),
+        "b1": (5, 1),
+        "gamma1": (5, 1),
+        "beta1": (5, 1),
+        "W2": (4, 5),
+        "b2": (4, 1),
+        "gamma2": (4, 1),
+        "beta2": (4, 1),
+        "W3": (3, 4),
+        "b3": (3, 1),
+    }
     assert all(param.dtype == dtype for param in params.values())
     for key, param in params.items():
         assert key.startswith("W") or np.array_equal(param, np.full(param.shape, key.startswith("gamma")))
@@ -375,13 +434,13 @@ def test_init_params_keys_shapes_and_constants(dtype):
 
 
 def test_defaults_are_the_documents():
-    documented = {"n_batch": 100, "eta_min": 1e-5, "eta_max": 1e-1, "n_s": 2250, "n_cycles": 2, "lam": 0.005,
-                  "alpha": 0.9}
+    documented = {"n_batch": 100, "eta_min": 1e-5, "eta_max": 1e-1, "n_s": 2250, "n_cycles": 2, "lam": 0.005, "alpha": 0.9}
     assert documented.items() <= kbn.check_hp({}).items()
-    assert kbn.EPS == np.finfo(np.float64).eps
+    assert np.finfo(np.float64).eps == kbn.EPS
 
 
 # ------------------------------------------------------------------------------------------------- the learning rate
+
 
 @examples(300)
 @given(etas=two_etas, n_s=st.integers(1, 10**6), cycle=st.integers(0, 9))
@@ -411,6 +470,7 @@ def test_eta_is_linear_and_periodic(etas, n_s, part):
 
 # ----------------------------------------------------------------------------------------------------------- training
 
+
 @pytest.mark.parametrize("n, n_batch", [(60, 20), (71, 20), (20, 20)])
 def test_every_epoch_is_a_new_permutation_of_pairs(n, n_batch, monkeypatch):
     X = np.stack([np.arange(n), np.arange(n) * 7 % 5]).astype(np.float32, order="F")  # the index and the label
@@ -424,8 +484,13 @@ def test_every_epoch_is_a_new_permutation_of_pairs(n, n_batch, monkeypatch):
 
     def epochs(seed):
         steps.clear()
-        kbn.minibatch_gd((X, y), (X, y), params, {"n_batch": n_batch, "n_s": 2 * (n // n_batch), "n_cycles": 1,
-                                                  "eta_max": 1e-5}, np.random.default_rng(seed))
+        kbn.minibatch_gd(
+            (X, y),
+            (X, y),
+            params,
+            {"n_batch": n_batch, "n_s": 2 * (n // n_batch), "n_cycles": 1, "eta_max": 1e-5},
+            np.random.default_rng(seed),
+        )
         return np.hstack([X[0] for X, _ in steps]).reshape(4, -1)
 
     monkeypatch.setattr(kbn, "train_step", recorded)
@@ -440,11 +505,11 @@ def test_every_epoch_is_a_new_permutation_of_pairs(n, n_batch, monkeypatch):
     assert not np.array_equal(epochs(seed=2), orders)
 
 
-@pytest.mark.parametrize("n, n_s, n_cycles, epoch_t", [(70, 7, 1, [3, 6, 9, 12, 14]), (60, 3, 2, [3, 6, 9, 12]),
-                                                       (400, 1, 1, [2])])
+@pytest.mark.parametrize(
+    "n, n_s, n_cycles, epoch_t", [(70, 7, 1, [3, 6, 9, 12, 14]), (60, 3, 2, [3, 6, 9, 12]), (400, 1, 1, [2])]
+)
 def test_training_ends_after_2_n_s_n_cycles_updates(n, n_s, n_cycles, epoch_t):
-    params, stats, history, inputs = train("before", n=n, n_s=n_s, n_cycles=n_cycles, eta_min=1e-3, eta_max=0.05,
-                                           lam=0.1)
+    params, stats, history, inputs = train("before", n=n, n_s=n_s, n_cycles=n_cycles, eta_min=1e-3, eta_max=0.05, lam=0.1)
     update, epoch = history["update"], history["epoch"]
     n_updates = 2 * n_s * n_cycles
     assert update.keys() == {"eta", "loss", "cost", "accuracy"}
@@ -476,8 +541,12 @@ def test_update_history_is_of_the_batch_before_the_update(monkeypatch):
 
 def test_callback_sees_each_epoch():
     seen = []
-    params, stats, history, _ = train("before", callback=lambda state: seen.append(
-        (state["t"], copy(state["params"]), copy(state["stats"]), state["history"]["epoch"]["val_accuracy"][-1])))
+    params, stats, history, _ = train(
+        "before",
+        callback=lambda state: seen.append(
+            (state["t"], copy(state["params"]), copy(state["stats"]), state["history"]["epoch"]["val_accuracy"][-1])
+        ),
+    )
     assert [t for t, *_ in seen] == history["epoch"]["t"]
     assert [accuracy for *_, accuracy in seen] == history["epoch"]["val_accuracy"]
     assert same(seen[-1][1], params) and same(seen[-1][2], stats)
@@ -507,8 +576,9 @@ def test_what_the_caller_gave_is_unchanged(bn):
     assert not any(np.shares_memory(trained[key], params[key]) for key in params)
 
 
-@pytest.mark.parametrize("data", [lambda X: np.ascontiguousarray(X), lambda X: X.astype(np.float64),
-                                  lambda X: np.repeat(X, 2, axis=1)[:, ::2]])
+@pytest.mark.parametrize(
+    "data", [lambda X: np.ascontiguousarray(X), lambda X: X.astype(np.float64), lambda X: np.repeat(X, 2, axis=1)[:, ::2]]
+)
 def test_the_memory_order_and_precision_of_X_do_not_matter(data):
     rng = np.random.default_rng(14)
     X, y = random_data(rng, 6, 50, 4, np.float32)
@@ -525,15 +595,23 @@ def test_float32_stays_float32(bn, hp, monkeypatch):
     states = []
     forwards, backwards = record_calls(monkeypatch, "forward"), record_calls(monkeypatch, "backward")
     numbers = {"lam": 0.1, "eps": 1e-5, "eta_min": 1e-4, "eta_max": 0.1, "alpha": 0.9} | hp
-    params, stats, _, _ = train(bn, dtype=np.float32, callback=states.append,
-                                **{key: np.float64(value) for key, value in numbers.items()})
+    params, stats, _, _ = train(
+        bn, dtype=np.float32, callback=states.append, **{key: np.float64(value) for key, value in numbers.items()}
+    )
     X, y = random_data(np.random.default_rng(0), 6, 9, 4, np.float32)
     options = stats, np.float64(1e-5), bn or "before"
     cost, _ = kbn.compute_cost(X, kbn.one_hot(y, 4), params, 0.1, *options)
     _, cache = kbn.forward(X, params, None, *options[1:])
-    bags = [params, stats, states[-1]["memory"], kbn.backward(kbn.one_hot(y, 4), params, cache, np.float64(0.1)),
-            *[cache for _, (_, cache) in forwards], *[grads for _, grads in backwards],
-            *[cache["masks"] or {} for _, (_, cache) in forwards], {"cost": cost}]
+    bags = [
+        params,
+        stats,
+        states[-1]["memory"],
+        kbn.backward(kbn.one_hot(y, 4), params, cache, np.float64(0.1)),
+        *[cache for _, (_, cache) in forwards],
+        *[grads for _, grads in backwards],
+        *[cache["masks"] or {} for _, (_, cache) in forwards],
+        {"cost": cost},
+    ]
     assert (states[-1]["memory"].keys() == params.keys()) == bool(hp)
     found = {(key, value.dtype) for bag in bags for key, value in bag.items() if hasattr(value, "dtype")}
     assert found and {dtype for _, dtype in found} == {np.dtype(np.float32)}, found
@@ -571,6 +649,7 @@ def test_an_easy_problem_is_learnt(bn, hp):
 
 # ------------------------------------------------------------------------------------------------------------- dropout
 
+
 def test_dropout_masks_keep_the_share_and_the_expectation():
     params = kbn.init_params([5, 40, 30, 4], np.random.default_rng(18))
     masks = kbn.dropout_masks(params, 500, 0.8, np.random.default_rng(19))
@@ -591,28 +670,51 @@ def test_dropout_is_drawn_anew_in_training_and_absent_from_prediction(monkeypatc
 
 # ----------------------------------------------------------------------------------------------------- what is refused
 
-@pytest.mark.parametrize("arguments, words", [
-    ({"dims": [4]}, "dims must be at least"), ({"dims": [4, 0, 3]}, "positive integers"),
-    ({"dims": [4, 2.5, 3]}, "positive integers"), ({"sigma": -1.0}, "sigma must be a number >= 0"),
-    ({"sigma": np.nan}, "sigma"), ({"sigma": np.inf}, "sigma"), ({"sigma": "glorot"}, "'xavier' or None")])
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"dims": [4]}, "dims must be at least"),
+        ({"dims": [4, 0, 3]}, "positive integers"),
+        ({"dims": [4, 2.5, 3]}, "positive integers"),
+        ({"sigma": -1.0}, "sigma must be a number >= 0"),
+        ({"sigma": np.nan}, "sigma"),
+        ({"sigma": np.inf}, "sigma"),
+        ({"sigma": "glorot"}, "'xavier' or None"),
+    ],
+)
 def test_init_params_refuses(arguments, words):
     with pytest.raises(ValueError, match=words):
         kbn.init_params(**{"dims": [4, 5, 3], "rng": np.random.default_rng(0)} | arguments)
 
 
-@pytest.mark.parametrize("hp, words", [
-    ({"learning_rate": 0.1}, "unknown hyper-parameter 'learning_rate'; there are n_batch, eta_min"),
-    ({"n_batch": 31}, "n_batch is 31, but there are only 30"),
-    ({"n_batch": 1}, "n_batch is 1, but batch normalization"),
-    ({"n_batch": 0}, "n_batch must be a whole number from 1"), ({"n_s": 0}, "n_s must be a whole number from 1"),
-    ({"n_s": 2.5}, "n_s must be a whole number"), ({"n_cycles": 0}, "n_cycles"), ({"n_cycles": np.inf}, "n_cycles"),
-    ({"lam": -0.1}, "lam must be a number from 0"), ({"lam": np.nan}, "lam"), ({"lam": "0.1"}, "lam"),
-    ({"lam": None}, "lam"), ({"eps": -1e-5}, "eps must be a number from 0"), ({"eps": np.nan}, "eps"),
-    ({"eps": np.inf}, "eps"),
-    ({"eta_min": -1}, "eta_min"), ({"eta_min": 0.2, "eta_max": 0.1}, "eta_min 0.2 is above eta_max 0.1"),
-    ({"alpha": 1.1}, "alpha must be a number from 0 to 1"), ({"momentum": -0.1}, "momentum"),
-    ({"keep": 0}, "keep must be a number from 0.001 to 1"), ({"keep": 1.1}, "keep"),
-    ({"bn": "middle"}, "bn must be 'before' or 'after', not 'middle'")])
+@pytest.mark.parametrize(
+    "hp, words",
+    [
+        ({"learning_rate": 0.1}, "unknown hyper-parameter 'learning_rate'; there are n_batch, eta_min"),
+        ({"n_batch": 31}, "n_batch is 31, but there are only 30"),
+        ({"n_batch": 1}, "n_batch is 1, but batch normalization"),
+        ({"n_batch": 0}, "n_batch must be a whole number from 1"),
+        ({"n_s": 0}, "n_s must be a whole number from 1"),
+        ({"n_s": 2.5}, "n_s must be a whole number"),
+        ({"n_cycles": 0}, "n_cycles"),
+        ({"n_cycles": np.inf}, "n_cycles"),
+        ({"lam": -0.1}, "lam must be a number from 0"),
+        ({"lam": np.nan}, "lam"),
+        ({"lam": "0.1"}, "lam"),
+        ({"lam": None}, "lam"),
+        ({"eps": -1e-5}, "eps must be a number from 0"),
+        ({"eps": np.nan}, "eps"),
+        ({"eps": np.inf}, "eps"),
+        ({"eta_min": -1}, "eta_min"),
+        ({"eta_min": 0.2, "eta_max": 0.1}, "eta_min 0.2 is above eta_max 0.1"),
+        ({"alpha": 1.1}, "alpha must be a number from 0 to 1"),
+        ({"momentum": -0.1}, "momentum"),
+        ({"keep": 0}, "keep must be a number from 0.001 to 1"),
+        ({"keep": 1.1}, "keep"),
+        ({"bn": "middle"}, "bn must be 'before' or 'after', not 'middle'"),
+    ],
+)
 def test_minibatch_gd_refuses_hp(hp, words):
     rng = np.random.default_rng(0)
     data, params = random_data(rng, 6, 30, 4), kbn.init_params([6, 5, 4], rng, batch_norm=True)
@@ -626,12 +728,17 @@ def broken(X, y):
     nan[2, 4], infinite[:, 7] = np.nan, np.inf
     return {
         "label too large": (X, np.where(y == 0, 4, y), r"labels must be integers in 0\.\.3, not int64 in \d\.\.4"),
-        "label negative": (X, y - 1, r"in -1\.\."), "labels float": (X, y.astype(float), "integers .* not float64"),
-        "labels one-hot": (X, kbn.one_hot(y, 4), "y .*must be"), "labels too few": (X, y[1:], r"y \(29,\)"),
-        "rows": (X[1:], y, r"must be \(6, n\)"), "rows are examples": (X.T, y, r"X \(30, 6\).*must be \(6, n\)"),
-        "images": (X.reshape(3, 2, 30), y, "must be"), "empty": (X[:, :0], y[:0], "must be"),
+        "label negative": (X, y - 1, r"in -1\.\."),
+        "labels float": (X, y.astype(float), "integers .* not float64"),
+        "labels one-hot": (X, kbn.one_hot(y, 4), "y .*must be"),
+        "labels too few": (X, y[1:], r"y \(29,\)"),
+        "rows": (X[1:], y, r"must be \(6, n\)"),
+        "rows are examples": (X.T, y, r"X \(30, 6\).*must be \(6, n\)"),
+        "images": (X.reshape(3, 2, 30), y, "must be"),
+        "empty": (X[:, :0], y[:0], "must be"),
         "nan": (nan, y, "nan or inf in 1 of its 30 examples, the first is column 4"),
-        "inf": (infinite, y, "the first is column 7")}
+        "inf": (infinite, y, "the first is column 7"),
+    }
 
 
 @pytest.mark.parametrize("part", ["training", "validation"])
@@ -693,6 +800,7 @@ def test_kbn_imports_numpy_alone():
 
 
 # ----------------------------------------------------------------------------------------- going on, and saved models
+
 
 @every_bn
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "keep": 0.8}])

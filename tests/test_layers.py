@@ -3,13 +3,15 @@
 Every gradient is that of sum(R * out), R random: with a constant R, BN passes nothing back and average pooling cannot
 tell one pixel from another, whatever backward does.
 """
+
 import ast
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import gradcheck
 import kbn
@@ -18,6 +20,7 @@ import layers
 try:
     import torch
     from torch.nn import functional
+
     torch.set_num_threads(1)  # the arrays are small: more threads only wait for each other
 except ImportError:
     torch = None
@@ -33,6 +36,7 @@ def examples(number):
 
 
 # ------------------------------------------------------------------------------------------------------------ material
+
 
 def in_order(images, order):
     """The same images in another memory order."""
@@ -57,22 +61,44 @@ def case(kind, seed=0, dtype=np.float64):
         "sigmoid": ({"S": X}, layers.sigmoid_forward, layers.sigmoid_backward),
         "tanh": ({"S": X}, layers.tanh_forward, layers.tanh_backward),
         "dropout": ({"X": X}, partial(layers.dropout_forward, mask=mask), layers.dropout_backward),
-        "batch norm": ({"S": X, **m}, partial(layers.batch_norm_forward, eps=np.float64(1e-3)),
-                       layers.batch_norm_backward),
+        "batch norm": ({"S": X, **m}, partial(layers.batch_norm_forward, eps=np.float64(1e-3)), layers.batch_norm_backward),
         "batch norm, staged": ({"S": X, **m}, layers.batch_norm_forward, layers.batch_norm_backward_staged),
-        "batch norm of channels": ({"images": images[:, :, :2, :3], **c}, layers.channel_batch_norm_forward,
-                                   layers.channel_batch_norm_backward),
-        "conv": ({"images": images, "W": draw(4, 3, 4, 3), "b": draw(4, 1)},
-                 partial(layers.conv_forward, stride=(2, 3), pad=(1, 2)), layers.conv_backward),
-        "max pool": ({"images": images}, partial(layers.max_pool_forward, size=(4, 3), stride=(2, 1), pad=(2, 1)),
-                     layers.max_pool_backward),
-        "avg pool": ({"images": images}, partial(layers.avg_pool_forward, size=(4, 3), stride=(2, 1), pad=(2, 1)),
-                     layers.avg_pool_backward),
+        "batch norm of channels": (
+            {"images": images[:, :, :2, :3], **c},
+            layers.channel_batch_norm_forward,
+            layers.channel_batch_norm_backward,
+        ),
+        "conv": (
+            {"images": images, "W": draw(4, 3, 4, 3), "b": draw(4, 1)},
+            partial(layers.conv_forward, stride=(2, 3), pad=(1, 2)),
+            layers.conv_backward,
+        ),
+        "max pool": (
+            {"images": images},
+            partial(layers.max_pool_forward, size=(4, 3), stride=(2, 1), pad=(2, 1)),
+            layers.max_pool_backward,
+        ),
+        "avg pool": (
+            {"images": images},
+            partial(layers.avg_pool_forward, size=(4, 3), stride=(2, 1), pad=(2, 1)),
+            layers.avg_pool_backward,
+        ),
     }[kind]
 
 
-KINDS = ["affine", "relu", "sigmoid", "tanh", "dropout", "batch norm", "batch norm, staged", "batch norm of channels",
-         "conv", "max pool", "avg pool"]
+KINDS = [
+    "affine",
+    "relu",
+    "sigmoid",
+    "tanh",
+    "dropout",
+    "batch norm",
+    "batch norm, staged",
+    "batch norm of channels",
+    "conv",
+    "max pool",
+    "avg pool",
+]
 LOSSES = [layers.softmax_loss, layers.svm_loss]
 
 
@@ -121,20 +147,25 @@ counts = st.integers(1, 3)
 
 # ---------------------------------------------------------------------------------------------------- naive oracles
 
+
 def naive_windows(images, size, stride, pad, fill):
     """Pad images, and yield each window's place: example, output row and column, and the slices it covers."""
     n, _, h, w = images.shape
     padded = np.full((n, images.shape[1], h + 2 * pad[0], w + 2 * pad[1]), fill)
-    padded[:, :, pad[0]:pad[0] + h, pad[1]:pad[1] + w] = images
+    padded[:, :, pad[0] : pad[0] + h, pad[1] : pad[1] + w] = images
     tops = range(0, padded.shape[2] - size[0] + 1, stride[0])
     lefts = range(0, padded.shape[3] - size[1] + 1, stride[1])
-    places = [(i, (u, v), (slice(top, top + size[0]), slice(left, left + size[1])))
-              for i in range(n) for u, top in enumerate(tops) for v, left in enumerate(lefts)]
+    places = [
+        (i, (u, v), (slice(top, top + size[0]), slice(left, left + size[1])))
+        for i in range(n)
+        for u, top in enumerate(tops)
+        for v, left in enumerate(lefts)
+    ]
     return padded, places, (len(tops), len(lefts))
 
 
 def naive_crop(padded, pad):
-    return padded[:, :, pad[0]:padded.shape[2] - pad[0], pad[1]:padded.shape[3] - pad[1]]
+    return padded[:, :, pad[0] : padded.shape[2] - pad[0], pad[1] : padded.shape[3] - pad[1]]
 
 
 def naive_conv(images, W, b, stride, pad, R):
@@ -170,8 +201,9 @@ def naive_pool(images, size, stride, pad, R, largest):
 
 def random_outputs(images, f, geometry, rng):
     size, stride, pad, (h, w) = geometry
-    return rng.standard_normal((len(images), f, (h + 2 * pad[0] - size[0]) // stride[0] + 1,
-                                (w + 2 * pad[1] - size[1]) // stride[1] + 1))
+    return rng.standard_normal(
+        (len(images), f, (h + 2 * pad[0] - size[0]) // stride[0] + 1, (w + 2 * pad[1] - size[1]) // stride[1] + 1)
+    )
 
 
 @examples(400)
@@ -181,31 +213,48 @@ def test_conv_is_the_naive_loop(geometry, n, c, f, seed, order, order_G):
     images, W, b = rng.standard_normal((n, c, *sides)), rng.standard_normal((f, c, *size)), rng.standard_normal((f, 1))
     R = random_outputs(images, f, geometry, rng)
     out, cache = layers.conv_forward(in_order(images, order), W, b, stride, pad)
-    for actual, expected in zip((out, *layers.conv_backward(in_order(R, order_G), cache)),
-                                naive_conv(images, W, b, stride, pad, R), strict=True):
+    for actual, expected in zip(
+        (out, *layers.conv_backward(in_order(R, order_G), cache)), naive_conv(images, W, b, stride, pad, R), strict=True
+    ):
         assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("largest", [True, False])
 @examples(400)
-@given(geometry=geometries(pool=True), n=counts, c=counts, seed=seeds, ties=st.booleans(), order=memory_orders,
-       order_G=memory_orders)
+@given(
+    geometry=geometries(pool=True),
+    n=counts,
+    c=counts,
+    seed=seeds,
+    ties=st.booleans(),
+    order=memory_orders,
+    order_G=memory_orders,
+)
 def test_pooling_is_the_naive_loop(largest, geometry, n, c, seed, ties, order, order_G):
     rng, (size, stride, pad, sides) = np.random.default_rng(seed), geometry
     images = rng.standard_normal((n, c, *sides)) - 1
     images = images.round() if ties else images
     R = random_outputs(images, c, geometry, rng)
-    forward, backward = ((layers.max_pool_forward, layers.max_pool_backward) if largest else
-                         (layers.avg_pool_forward, layers.avg_pool_backward))
+    forward, backward = (
+        (layers.max_pool_forward, layers.max_pool_backward) if largest else (layers.avg_pool_forward, layers.avg_pool_backward)
+    )
     out, cache = forward(in_order(images, order), size, stride, pad)
-    for actual, expected in zip((out, backward(in_order(R, order_G), cache)),
-                                naive_pool(images, size, stride, pad, R, largest), strict=True):
+    for actual, expected in zip(
+        (out, backward(in_order(R, order_G), cache)), naive_pool(images, size, stride, pad, R, largest), strict=True
+    ):
         assert_close(actual, expected)
 
 
 @examples(50)
-@given(n=counts, c=counts, h=st.integers(1, 4), w=st.integers(1, 4), seed=seeds, order=memory_orders,
-       eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]))
+@given(
+    n=counts,
+    c=counts,
+    h=st.integers(1, 4),
+    w=st.integers(1, 4),
+    seed=seeds,
+    order=memory_orders,
+    eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]),
+)
 def test_batch_norm_of_channels_is_the_naive_loop(n, c, h, w, seed, order, eps):
     assume(n * h * w >= 4)
     rng = np.random.default_rng(seed)
@@ -229,6 +278,7 @@ def test_batch_norm_of_channels_is_the_naive_loop(n, c, h, w, seed, order, eps):
 
 
 # ------------------------------------------------------------------------------------------------------ complex steps
+
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", KINDS)
@@ -254,8 +304,11 @@ def test_an_error_of_a_thousandth_in_any_gradient_is_caught(kind):
 @given(geometry=geometries(), n=counts, c=counts, f=counts, seed=seeds)
 def test_gradients_of_any_convolution(geometry, n, c, f, seed):
     rng, (size, stride, pad, sides) = np.random.default_rng(seed), geometry
-    inputs = {"images": rng.standard_normal((n, c, *sides)), "W": rng.standard_normal((f, c, *size)),
-              "b": rng.standard_normal((f, 1))}
+    inputs = {
+        "images": rng.standard_normal((n, c, *sides)),
+        "W": rng.standard_normal((f, c, *size)),
+        "b": rng.standard_normal((f, 1)),
+    }
     R = random_outputs(inputs["images"], f, geometry, rng)
     forward = partial(layers.conv_forward, stride=stride, pad=pad)
     grads = grads_of(inputs, forward, layers.conv_backward, R)
@@ -263,8 +316,10 @@ def test_gradients_of_any_convolution(geometry, n, c, f, seed):
         assert error <= BAR or np.isnan(error) and not grads[name].any()  # nan: both are 0, no window holds a pixel
 
 
-@pytest.mark.parametrize("forward, backward", [(layers.max_pool_forward, layers.max_pool_backward),
-                                               (layers.avg_pool_forward, layers.avg_pool_backward)])
+@pytest.mark.parametrize(
+    "forward, backward",
+    [(layers.max_pool_forward, layers.max_pool_backward), (layers.avg_pool_forward, layers.avg_pool_backward)],
+)
 @examples(100)
 @given(geometry=geometries(pool=True), n=counts, c=counts, seed=seeds)
 def test_gradients_of_any_pooling(forward, backward, geometry, n, c, seed):
@@ -289,6 +344,7 @@ def test_gradients_of_the_losses(loss, K, n):
 
 
 # --------------------------------------------------------------------------------------------------- PyTorch as oracle
+
 
 def torch_grads(out, inputs, R):
     """The output and the gradients of sum(R * out), as arrays."""
@@ -322,8 +378,10 @@ def test_pooling_is_pytorchs(geometry, n, c, seed, ties):
     images = rng.standard_normal((n, c, *sides))
     images = images.round() if ties else images
     R = random_outputs(images, c, geometry, rng)
-    for forward, backward, pool in ((layers.max_pool_forward, layers.max_pool_backward, functional.max_pool2d),
-                                    (layers.avg_pool_forward, layers.avg_pool_backward, functional.avg_pool2d)):
+    for forward, backward, pool in (
+        (layers.max_pool_forward, layers.max_pool_backward, functional.max_pool2d),
+        (layers.avg_pool_forward, layers.avg_pool_backward, functional.avg_pool2d),
+    ):
         out, cache = forward(images, size, stride, pad)
         [images_] = tensors(images)
         expected = torch_grads(pool(images_, size, stride, pad), [images_], R)
@@ -339,14 +397,18 @@ def test_batch_norm_is_pytorchs(images, eps):
     X, R = rng.standard_normal((2, 6, 4, 3, 5) if images else (2, 6, 4))
     gamma, beta, mu = rng.standard_normal((3, 4, 1))
     v = rng.uniform(0.5, 2, (4, 1))
-    forward, backward = ((layers.channel_batch_norm_forward, layers.channel_batch_norm_backward) if images else
-                         (layers.batch_norm_forward, layers.batch_norm_backward))
+    forward, backward = (
+        (layers.channel_batch_norm_forward, layers.channel_batch_norm_backward)
+        if images
+        else (layers.batch_norm_forward, layers.batch_norm_backward)
+    )
     turn = (lambda A: A) if images else (lambda A: A.T)
     X_, gamma_, beta_ = tensors(X, gamma, beta)
     out, cache = forward(turn(X), gamma, beta, eps=eps)
     G, *grads = backward(turn(R), cache)
-    expected = torch_grads(functional.batch_norm(X_, None, None, gamma_[:, 0], beta_[:, 0], True, eps=eps),
-                           [X_, gamma_, beta_], R)
+    expected = torch_grads(
+        functional.batch_norm(X_, None, None, gamma_[:, 0], beta_[:, 0], True, eps=eps), [X_, gamma_, beta_], R
+    )
     for actual, expected in zip((turn(out), turn(G), *grads), expected, strict=True):
         assert_close(actual, expected)
     out, _ = forward(turn(X), gamma, beta, (mu, v), eps)
@@ -361,7 +423,7 @@ def test_affine_and_activations_are_pytorchs(kind):
     inputs, forward, backward = case(kind)
     out, _ = forward(*inputs.values())
     R, inputs_ = random_like(out), tensors(*inputs.values())
-    expected = (inputs_[1] @ inputs_[0] + inputs_[2] if kind == "affine" else getattr(torch, kind)(inputs_[0]))
+    expected = inputs_[1] @ inputs_[0] + inputs_[2] if kind == "affine" else getattr(torch, kind)(inputs_[0])
     expected_out, *expected = torch_grads(expected, inputs_, R)
     assert_close(out, expected_out)
     for actual, expected in zip(grads_of(inputs, forward, backward, R).values(), expected, strict=True):
@@ -374,8 +436,10 @@ def test_affine_and_activations_are_pytorchs(kind):
 def test_losses_are_pytorchs(K, n, scale, seed):
     rng = np.random.default_rng(seed)
     S, y = scale * rng.standard_normal((K, n)), rng.integers(K, size=n)
-    for loss, expected in ((layers.softmax_loss, functional.cross_entropy),
-                           (layers.svm_loss, lambda S, y: K * functional.multi_margin_loss(S, y))):  # it divides by K
+    for loss, expected in (
+        (layers.softmax_loss, functional.cross_entropy),
+        (layers.svm_loss, lambda S, y: K * functional.multi_margin_loss(S, y)),
+    ):  # it divides by K
         [S_] = tensors(S.T)
         value = expected(S_, torch.from_numpy(y))
         value.backward()
@@ -385,6 +449,7 @@ def test_losses_are_pytorchs(K, n, scale, seed):
 
 
 # ------------------------------------------------------------------------------------------------ batch normalization
+
 
 @examples(100)
 @given(m=st.integers(1, 6), n=st.integers(4, 40), seed=seeds, eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]))
@@ -434,10 +499,14 @@ def test_batch_norm_leaves_each_channel_with_mean_0_and_variance_1():
     np.testing.assert_allclose(out.var(axis=(0, 2, 3)), 1, rtol=1e-12)
 
 
-@pytest.mark.parametrize("forward, backward, shape", [
-    (layers.batch_norm_forward, layers.batch_norm_backward, (4, 6)),
-    (layers.batch_norm_forward, layers.batch_norm_backward_staged, (4, 6)),
-    (layers.channel_batch_norm_forward, layers.channel_batch_norm_backward, (6, 4, 2, 3))])
+@pytest.mark.parametrize(
+    "forward, backward, shape",
+    [
+        (layers.batch_norm_forward, layers.batch_norm_backward, (4, 6)),
+        (layers.batch_norm_forward, layers.batch_norm_backward_staged, (4, 6)),
+        (layers.channel_batch_norm_forward, layers.channel_batch_norm_backward, (6, 4, 2, 3)),
+    ],
+)
 def test_prediction_normalises_with_given_statistics(forward, backward, shape):
     rng = np.random.default_rng(2)
     X, (gamma, beta, mu) = rng.standard_normal(shape), rng.standard_normal((3, 4, 1))
@@ -448,8 +517,9 @@ def test_prediction_normalises_with_given_statistics(forward, backward, shape):
     turned = X if len(shape) == 4 else X.T
     np.testing.assert_allclose(out if len(shape) == 4 else out.T, turned * expected[0] + expected[1], atol=1e-13)
     one = X[:1] if len(shape) == 4 else X[:, :1]
-    np.testing.assert_allclose(forward(one, gamma, beta, (mu, v), 0.1)[0], out[:1] if len(shape) == 4 else out[:, :1],
-                               rtol=1e-13)
+    np.testing.assert_allclose(
+        forward(one, gamma, beta, (mu, v), 0.1)[0], out[:1] if len(shape) == 4 else out[:, :1], rtol=1e-13
+    )
     assert "mu" not in cache and "v" not in cache
     with pytest.raises(ValueError, match="own statistics: call batch_norm_forward without stats"):
         backward(X, cache)
@@ -460,6 +530,7 @@ def test_prediction_normalises_with_given_statistics(forward, backward, shape):
 
 
 # ------------------------------------------------------------------------------------------------------ kbn's own net
+
 
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("bn", [None, "before", "after"])
@@ -492,6 +563,7 @@ def test_the_layers_make_kbns_network(bn, dropout):
 
 
 # --------------------------------------------------------------------------------------- the promises of every layer
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_stays_float32(kind):
@@ -579,6 +651,7 @@ def test_layers_imports_numpy_and_kbn_alone():
 
 
 # ------------------------------------------------------------------------------------------------------- known results
+
 
 def test_an_asymmetric_filter_is_not_flipped():
     images = np.zeros((1, 1, 3, 4))
@@ -683,44 +756,60 @@ IMAGES, W, B = np.zeros((2, 3, 7, 8)), np.zeros((4, 3, 2, 2)), np.zeros((4, 1))
 X, COLUMN = np.zeros((4, 6)), np.zeros((4, 1))
 
 
-@pytest.mark.parametrize("refused, words", [
-    (lambda: layers.conv_forward(IMAGES, W, B, 2),
-     "windows of 2 x 2, stride 2 x 2 and padding 0 x 0, do not divide images of 7 x 8"),
-    (lambda: layers.conv_forward(IMAGES, W, B, (5, 3), (0, 1)),
-     "windows of 2 x 2, stride 5 x 3 and padding 0 x 1, do not divide images of 7 x 8"),
-    (lambda: layers.max_pool_forward(IMAGES, 3, 2), "windows of 3 x 3, .* do not divide images of 7 x 8"),
-    (lambda: layers.avg_pool_forward(IMAGES, (2, 3), 3, (1, 0)), "windows of 2 x 3, .* do not divide images of 7 x 8"),
-    (lambda: layers.avg_pool_forward(IMAGES, 9, 1), "windows of 9 x 9, .* do not divide images of 7 x 8"),
-    (lambda: layers.max_pool_forward(IMAGES, (7, 9), 1), "windows of 7 x 9, .* do not divide images of 7 x 8"),
-    (lambda: layers.max_pool_forward(IMAGES, 2, 1, 2), r"pad \(2, 2\) must be less than size \(2, 2\)"),
-    (lambda: layers.max_pool_forward(IMAGES, (3, 2), 1, (2, 2)), r"pad \(2, 2\) must be less than size \(3, 2\)"),
-    (lambda: layers.conv_forward(IMAGES, W, B, 0), "stride must be a whole number from 1.* not 0"),
-    (lambda: layers.conv_forward(IMAGES, W, B, 1.0), "stride must be a whole number from 1"),
-    (lambda: layers.conv_forward(IMAGES, W, B, 1, -1), "pad must be a whole number from 0.* not -1"),
-    (lambda: layers.avg_pool_forward(IMAGES, (2, 2, 2), 1), r"size must be .* not \(2, 2, 2\)"),
-    (lambda: layers.max_pool_forward(IMAGES, (2, 0), 1), r"size must be a whole number from 1.* not \(2, 0\)"),
-    (lambda: layers.max_pool_forward(IMAGES[0], 2, 1), r"images must be \(n, c, h, w\), not \(3, 7, 8\)"),
-    (lambda: layers.conv_forward(IMAGES[:, :2], W, B),
-     r"images \(2, 2, 7, 8\), W \(4, 3, 2, 2\) and b \(4, 1\) do not fit"),
-    (lambda: layers.conv_forward(IMAGES, W, B[:1]), r"b \(1, 1\) do not fit"),
-    (lambda: layers.conv_forward(IMAGES, W, B[:, 0]), r"b \(4,\) do not fit"),
-    (lambda: layers.conv_forward(IMAGES, W[0], B), r"W \(3, 2, 2\) and b"),
-    (lambda: layers.affine_forward(X, np.zeros((5, 3)), np.zeros((5, 1))),
-     r"X \(4, 6\), W \(5, 3\) and b \(5, 1\) do not fit"),
-    (lambda: layers.affine_forward(X, np.zeros((5, 4)), np.zeros((1, 1))), r"b \(1, 1\) do not fit"),
-    (lambda: layers.affine_forward(IMAGES, np.zeros((5, 2)), np.zeros((5, 1))), r"X \(2, 3, 7, 8\)"),
-    (lambda: layers.dropout_forward(X, COLUMN), r"the mask \(4, 1\) does not fit what it masks, \(4, 6\)"),
-    (lambda: layers.batch_norm_forward(X, COLUMN[:1], COLUMN), r"S \(4, 6\) does not fit gamma \(1, 1\)"),
-    (lambda: layers.batch_norm_forward(X, COLUMN, COLUMN[:, 0]), r"beta \(4,\)"),
-    (lambda: layers.batch_norm_forward(X, COLUMN, COLUMN, (COLUMN[:1], COLUMN)), r"mu \(1, 1\) and v \(4, 1\)"),
-    (lambda: layers.channel_batch_norm_forward(IMAGES, COLUMN, COLUMN), r"S \(3, 112\) does not fit gamma \(4, 1\)"),
-    *((partial(loss, X, y), words) for loss in LOSSES for y, words in [
-        (np.zeros(5, int), r"scores \(4, 6\) and labels \(5,\) do not fit"),
-        (np.zeros((4, 6), int), r"labels \(4, 6\) do not fit"),
-        (np.zeros(6), r"labels must be integers in 0\.\.3, not float64"),
-        (np.full(6, 4), r"labels must be integers in 0\.\.3, not int64 in 4\.\.4"),
-        (np.full(6, -1), r"not int64 in -1\.\.-1")]),
-])
+@pytest.mark.parametrize(
+    "refused, words",
+    [
+        (
+            lambda: layers.conv_forward(IMAGES, W, B, 2),
+            "windows of 2 x 2, stride 2 x 2 and padding 0 x 0, do not divide images of 7 x 8",
+        ),
+        (
+            lambda: layers.conv_forward(IMAGES, W, B, (5, 3), (0, 1)),
+            "windows of 2 x 2, stride 5 x 3 and padding 0 x 1, do not divide images of 7 x 8",
+        ),
+        (lambda: layers.max_pool_forward(IMAGES, 3, 2), "windows of 3 x 3, .* do not divide images of 7 x 8"),
+        (lambda: layers.avg_pool_forward(IMAGES, (2, 3), 3, (1, 0)), "windows of 2 x 3, .* do not divide images of 7 x 8"),
+        (lambda: layers.avg_pool_forward(IMAGES, 9, 1), "windows of 9 x 9, .* do not divide images of 7 x 8"),
+        (lambda: layers.max_pool_forward(IMAGES, (7, 9), 1), "windows of 7 x 9, .* do not divide images of 7 x 8"),
+        (lambda: layers.max_pool_forward(IMAGES, 2, 1, 2), r"pad \(2, 2\) must be less than size \(2, 2\)"),
+        (lambda: layers.max_pool_forward(IMAGES, (3, 2), 1, (2, 2)), r"pad \(2, 2\) must be less than size \(3, 2\)"),
+        (lambda: layers.conv_forward(IMAGES, W, B, 0), "stride must be a whole number from 1.* not 0"),
+        (lambda: layers.conv_forward(IMAGES, W, B, 1.0), "stride must be a whole number from 1"),
+        (lambda: layers.conv_forward(IMAGES, W, B, 1, -1), "pad must be a whole number from 0.* not -1"),
+        (lambda: layers.avg_pool_forward(IMAGES, (2, 2, 2), 1), r"size must be .* not \(2, 2, 2\)"),
+        (lambda: layers.max_pool_forward(IMAGES, (2, 0), 1), r"size must be a whole number from 1.* not \(2, 0\)"),
+        (lambda: layers.max_pool_forward(IMAGES[0], 2, 1), r"images must be \(n, c, h, w\), not \(3, 7, 8\)"),
+        (
+            lambda: layers.conv_forward(IMAGES[:, :2], W, B),
+            r"images \(2, 2, 7, 8\), W \(4, 3, 2, 2\) and b \(4, 1\) do not fit",
+        ),
+        (lambda: layers.conv_forward(IMAGES, W, B[:1]), r"b \(1, 1\) do not fit"),
+        (lambda: layers.conv_forward(IMAGES, W, B[:, 0]), r"b \(4,\) do not fit"),
+        (lambda: layers.conv_forward(IMAGES, W[0], B), r"W \(3, 2, 2\) and b"),
+        (
+            lambda: layers.affine_forward(X, np.zeros((5, 3)), np.zeros((5, 1))),
+            r"X \(4, 6\), W \(5, 3\) and b \(5, 1\) do not fit",
+        ),
+        (lambda: layers.affine_forward(X, np.zeros((5, 4)), np.zeros((1, 1))), r"b \(1, 1\) do not fit"),
+        (lambda: layers.affine_forward(IMAGES, np.zeros((5, 2)), np.zeros((5, 1))), r"X \(2, 3, 7, 8\)"),
+        (lambda: layers.dropout_forward(X, COLUMN), r"the mask \(4, 1\) does not fit what it masks, \(4, 6\)"),
+        (lambda: layers.batch_norm_forward(X, COLUMN[:1], COLUMN), r"S \(4, 6\) does not fit gamma \(1, 1\)"),
+        (lambda: layers.batch_norm_forward(X, COLUMN, COLUMN[:, 0]), r"beta \(4,\)"),
+        (lambda: layers.batch_norm_forward(X, COLUMN, COLUMN, (COLUMN[:1], COLUMN)), r"mu \(1, 1\) and v \(4, 1\)"),
+        (lambda: layers.channel_batch_norm_forward(IMAGES, COLUMN, COLUMN), r"S \(3, 112\) does not fit gamma \(4, 1\)"),
+        *(
+            (partial(loss, X, y), words)
+            for loss in LOSSES
+            for y, words in [
+                (np.zeros(5, int), r"scores \(4, 6\) and labels \(5,\) do not fit"),
+                (np.zeros((4, 6), int), r"labels \(4, 6\) do not fit"),
+                (np.zeros(6), r"labels must be integers in 0\.\.3, not float64"),
+                (np.full(6, 4), r"labels must be integers in 0\.\.3, not int64 in 4\.\.4"),
+                (np.full(6, -1), r"not int64 in -1\.\.-1"),
+            ]
+        ),
+    ],
+)
 def test_what_does_not_fit_is_refused_with_the_sizes(refused, words):
     with pytest.raises(ValueError, match=words):
         refused()

@@ -1,4 +1,5 @@
 """nets.py against kbn.py, complex steps, PyTorch and slow sums; and what kbn.py has for such nets. No dataset."""
+
 import json
 import math
 import tracemalloc
@@ -6,7 +7,8 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 
 import gradcheck
@@ -20,8 +22,18 @@ K = 4
 
 # a net with everything that training moves: (n, 2, 6, 5) -> 3 x 4 x 4 -> 3 x 2 x 2 -> 6 -> K
 SHAPE = (2, 6, 5)
-SPECS = [("conv", 3, (5, 4), 1, 1), ("bn",), ("relu",), ("max_pool", 2), ("dropout",),
-         ("affine", 6), ("tanh",), ("bn",), ("dropout",), ("affine", K)]
+SPECS = [
+    ("conv", 3, (5, 4), 1, 1),
+    ("bn",),
+    ("relu",),
+    ("max_pool", 2),
+    ("dropout",),
+    ("affine", 6),
+    ("tanh",),
+    ("bn",),
+    ("dropout",),
+    ("affine", K),
+]
 PLAIN = [("conv", 3, 3, 1, 1), ("relu",), ("avg_pool", (3, 5)), ("affine", K)]
 LATE = [("affine", 5), ("relu",), ("affine", 6), ("bn",), ("relu",), ("affine", K)]  # BN behind the second weights only
 
@@ -31,6 +43,7 @@ def examples(number):
 
 
 # ------------------------------------------------------------------------------------------------------------ material
+
 
 def copy(arrays):
     return {key: array.copy() for key, array in arrays.items()}
@@ -107,7 +120,7 @@ def random_nets(draw, torch_padding=False):
         specs.append(("affine", m) if kind == "affine" else ("conv", m, *draw(windows(sides))))
         after = ["bn", draw(st.sampled_from(["relu", "sigmoid", "tanh"])), "dropout"]
         after += [draw(st.sampled_from(["max_pool", "avg_pool"]))] * (kind == "conv")
-        for kind in draw(st.permutations(after))[:draw(st.sampled_from([3, 4, 2, 1, 0]))]:
+        for kind in draw(st.permutations(after))[: draw(st.sampled_from([3, 4, 2, 1, 0]))]:
             sides = nets.sizes(specs + [("affine", K)], shape)[0][len(specs)][1:]
             specs.append((kind, *(draw(windows(sides, torch_padding, pool=True)) if "pool" in kind else [])))
     return [*specs, ("affine", K)], shape
@@ -128,17 +141,26 @@ def well_conditioned(cache, least=0.02):
 
 # ----------------------------------------------------------------------------------------------------- kbn's own network
 
+
 @examples(100)
-@given(seed=seeds, k=st.integers(1, 5), bn=st.sampled_from([None, "before", "after"]), dropout=st.booleans(),
-       eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]), lam=st.sampled_from([0.0, 0.005, 1.5]))
+@given(
+    seed=seeds,
+    k=st.integers(1, 5),
+    bn=st.sampled_from([None, "before", "after"]),
+    dropout=st.booleans(),
+    eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]),
+    lam=st.sampled_from([0.0, 0.005, 1.5]),
+)
 def test_a_k_layer_net_of_specs_is_kbns(seed, k, bn, dropout, eps, lam):
     rng = np.random.default_rng(seed)
     dims = rng.integers(3, 9, k + 1).tolist()
     specs, shape, position = mlp(dims, bn, dropout and k > 1), dims[:1], bn or "before"
     net = nets.build(specs, shape)
     for sigma, dtype in ((None, np.float32), ("xavier", np.float64), (0.1, np.float32)):
-        assert same(nets.init_params(specs, shape, np.random.default_rng(seed), sigma, dtype),
-                    kbn.init_params(dims, np.random.default_rng(seed), bn is not None, sigma, dtype))
+        assert same(
+            nets.init_params(specs, shape, np.random.default_rng(seed), sigma, dtype),
+            kbn.init_params(dims, np.random.default_rng(seed), bn is not None, sigma, dtype),
+        )
 
     params = random_params(specs, shape, rng)
     X, y = rng.standard_normal((dims[0], 9)), rng.integers(dims[-1], size=9)
@@ -154,7 +176,8 @@ def test_a_k_layer_net_of_specs_is_kbns(seed, k, bn, dropout, eps, lam):
     assert_close({key: cache[key] for key in own}, {key: expected_cache[key] for key in own}, 1e-12)
     assert_close(net["backward"](Y, params, cache, lam), kbn.backward(Y, params, expected_cache, lam), 1e-11)
     assert kbn.compute_cost(X, Y, params, lam, None, eps, "before", masks, net) == pytest.approx(
-        kbn.compute_cost(X, Y, params, lam, None, eps, position, masks), rel=1e-12)
+        kbn.compute_cost(X, Y, params, lam, None, eps, position, masks), rel=1e-12
+    )
 
 
 @every_bn
@@ -173,13 +196,14 @@ def test_a_whole_training_and_its_statistics_are_kbns(bn, hp):
         assert history[part].keys() == expected[2][part].keys()
         for name, column in expected[2][part].items():
             np.testing.assert_allclose(history[part][name], column, rtol=1e-9, err_msg=name)
-    assert_close(kbn.dataset_stats(data[0], trained, 1e-5, net=net),
-                 kbn.dataset_stats(data[0], trained, 1e-5, position))
+    assert_close(kbn.dataset_stats(data[0], trained, 1e-5, net=net), kbn.dataset_stats(data[0], trained, 1e-5, position))
     assert kbn.evaluate(*val, trained, stats, 0.1, 1e-5, net=net) == pytest.approx(
-        kbn.evaluate(*val, trained, stats, 0.1, 1e-5, position), rel=1e-9)
+        kbn.evaluate(*val, trained, stats, 0.1, 1e-5, position), rel=1e-9
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- the gradient
+
 
 @pytest.mark.parametrize("loss", nets.LOSSES)
 @examples(120)
@@ -191,14 +215,21 @@ def test_gradients_of_any_net_are_those_of_complex_steps(loss, net, seed, lam):
     assume(well_conditioned(cache))
     grads = net["backward"](Y, params, cache, lam)
     numerical = gradcheck.complex_step_gradient(
-        lambda moved: kbn.compute_cost(X, Y, moved, lam, None, 0.1, "before", masks, net)[0], params)
+        lambda moved: kbn.compute_cost(X, Y, moved, lam, None, 0.1, "before", masks, net)[0], params
+    )
     assert grads.keys() == params.keys()
     zero = {name for name in params if gradcheck.largest_entry(numerical[name]) <= ZERO_BAR}
 
     def wrong(grads):
-        return {name for name in params if not (
-            gradcheck.largest_entry(grads[name]) <= ZERO_BAR if name in zero else
-            gradcheck.relative_error(grads[name], numerical[name]) <= BAR)}
+        return {
+            name
+            for name in params
+            if not (
+                gradcheck.largest_entry(grads[name]) <= ZERO_BAR
+                if name in zero
+                else gradcheck.relative_error(grads[name], numerical[name]) <= BAR
+            )
+        }
 
     assert not wrong(grads)
     for name in params:  # .1 % in one entry, or 1e-6 where 0 belongs
@@ -226,7 +257,7 @@ def test_lam_adds_the_weights_alone(loss):
         expected = plain[name] + 0.6 * params[name] if name.startswith("W") else plain[name]
         np.testing.assert_allclose(with_lam[name], expected, rtol=1e-13)
     cost, value = kbn.compute_cost(X, Y, params, 0.3, None, masks=masks, net=net)
-    assert cost - value == pytest.approx(0.3 * sum((params[name]**2).sum() for name in ("W1", "W2", "W3")), rel=1e-12)
+    assert cost - value == pytest.approx(0.3 * sum((params[name] ** 2).sum() for name in ("W1", "W2", "W3")), rel=1e-12)
 
 
 def test_gradients_written_over_old_ones_are_the_same():
@@ -238,6 +269,7 @@ def test_gradients_written_over_old_ones_are_the_same():
 
 
 # --------------------------------------------------------------------------------------------------- PyTorch as oracle
+
 
 @pytest.fixture(scope="module")
 def torch():
@@ -257,8 +289,15 @@ def torch_scores(torch, specs, shape, X, params, eps, masks=None, running=None, 
         elif kind == "conv":
             A = F.conv2d(A, params[f"W{l}"], params[f"b{l}"][:, 0], *numbers[2:])
         elif kind == "bn":
-            A = F.batch_norm(A, *(running[f"{name}{l}"] if running else None for name in ("mu", "v")),
-                             params[f"gamma{l}"][:, 0], params[f"beta{l}"][:, 0], training, momentum, eps)
+            A = F.batch_norm(
+                A,
+                *(running[f"{name}{l}"] if running else None for name in ("mu", "v")),
+                params[f"gamma{l}"][:, 0],
+                params[f"beta{l}"][:, 0],
+                training,
+                momentum,
+                eps,
+            )
         elif kind == "dropout":
             mask = 1 if masks is None else masks[f"mask{l}"]
             A = A * (mask if masks is None else torch.tensor(np.ascontiguousarray(mask if A.ndim == 4 else mask.T)))
@@ -271,8 +310,11 @@ def torch_scores(torch, specs, shape, X, params, eps, masks=None, running=None, 
 
 def torch_loss(torch, scores, y, loss):
     y = torch.tensor(y)
-    return (torch.nn.functional.cross_entropy(scores, y) if loss == "softmax" else
-            K * torch.nn.functional.multi_margin_loss(scores, y))
+    return (
+        torch.nn.functional.cross_entropy(scores, y)
+        if loss == "softmax"
+        else K * torch.nn.functional.multi_margin_loss(scores, y)
+    )
 
 
 def torch_params(torch, params):
@@ -300,22 +342,36 @@ def test_cost_and_gradients_of_any_net_are_those_of_torch(torch, loss, net, seed
 @pytest.mark.parametrize("keep", [1.0, 0.7])
 def test_training_and_prediction_of_a_conv_net_are_those_of_torch(torch, momentum, keep):
     eta, lam, alpha, eps, n_batch = 0.05, 0.01, 0.8, 1e-3, 20
-    params, stats, history, given = train(seed=3, n=60, schedule="step", decay=1, n_epochs=3, eta_max=eta, lam=lam,
-                                          alpha=alpha, eps=eps, momentum=momentum, keep=keep)
+    params, stats, history, given = train(
+        seed=3,
+        n=60,
+        schedule="step",
+        decay=1,
+        n_epochs=3,
+        eta_max=eta,
+        lam=lam,
+        alpha=alpha,
+        eps=eps,
+        momentum=momentum,
+        keep=keep,
+    )
     rng, (X, y) = np.random.default_rng(3), given["train"]
     expected = torch_params(torch, given["params"])
     weights = [name for name in expected if name.startswith("W")]
-    optimizer = torch.optim.SGD([{"params": [expected[name] for name in weights], "weight_decay": 2 * lam},
-                                 {"params": [expected[name] for name in expected if name not in weights]}],
-                                lr=eta, momentum=momentum)
-    running = {f"{name}{l}": torch.zeros(len(params[f"gamma{l}"]), dtype=torch.float64)
-               for l in (1, 2) for name in ("mu", "v")}
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [expected[name] for name in weights], "weight_decay": 2 * lam},
+            {"params": [expected[name] for name in expected if name not in weights]},
+        ],
+        lr=eta,
+        momentum=momentum,
+    )
+    running = {f"{name}{l}": torch.zeros(len(params[f"gamma{l}"]), dtype=torch.float64) for l in (1, 2) for name in ("mu", "v")}
     losses = []
     for _ in range(3):
         for batch in rng.permutation(60).reshape(-1, n_batch):
             masks = given["net"]["dropout_masks"](params, n_batch, keep, rng) if keep < 1 else None
-            scores = torch_scores(torch, SPECS, SHAPE, X[:, batch], expected, eps, masks, running,
-                                  1 - alpha if losses else 1.0)
+            scores = torch_scores(torch, SPECS, SHAPE, X[:, batch], expected, eps, masks, running, 1 - alpha if losses else 1.0)
             loss = torch_loss(torch, scores, y[batch], "softmax")
             losses.append(loss.item())
             optimizer.zero_grad()
@@ -332,6 +388,7 @@ def test_training_and_prediction_of_a_conv_net_are_those_of_torch(torch, momentu
 
 
 # ------------------------------------------------------------------------------------------------------------ dropout
+
 
 def test_dropout_masks_keep_the_share_and_the_expectation():
     net, params = nets.build(SPECS, SHAPE), nets.init_params(SPECS, SHAPE, np.random.default_rng(6))
@@ -353,6 +410,7 @@ def recorded(net):
         def function(*args):
             calls[name].append((args, net[name](*args)))
             return calls[name][-1][1]
+
         return function
 
     return net | {name: keeping(name) for name in calls}, calls
@@ -380,6 +438,7 @@ def test_keep_without_a_dropout_layer_is_refused():
 
 
 # ----------------------------------------------------------------------------------------------------------- training
+
 
 def test_the_seed_decides_all():
     hp = {"momentum": 0.9, "keep": 0.7, "dtype": np.float32}
@@ -433,9 +492,15 @@ def test_float32_stays_float32(loss, hp):
     hp = {"n_batch": 20, "n_s": np.int64(2), "n_cycles": 1, "lam": np.float64(0.1), "eps": np.float64(1e-5)} | hp
     params, stats, _ = kbn.minibatch_gd((X, y), (X, y), params, hp, rng, states.append, net=net)
     cost, _ = kbn.compute_cost(X, kbn.one_hot(y, K), params, 0.1, stats, np.float64(1e-5), net=net)
-    bags = [params, stats, states[-1]["memory"], [result for _, result in calls["forward"] + calls["backward"]],
-            [args[5] for args, _ in calls["forward"] if len(args) > 5 and args[5]],
-            kbn.dataset_stats(X, params, net=net), cost]
+    bags = [
+        params,
+        stats,
+        states[-1]["memory"],
+        [result for _, result in calls["forward"] + calls["backward"]],
+        [args[5] for args, _ in calls["forward"] if len(args) > 5 and args[5]],
+        kbn.dataset_stats(X, params, net=net),
+        cost,
+    ]
     assert len(calls["forward"]) > 8 and dtypes(bags) == {np.dtype(np.float32)}
 
 
@@ -469,7 +534,7 @@ def test_a_prediction_does_not_depend_on_its_batch():
     params, stats, _, given = train()
     (X, y), net = given["val"], given["net"]
     P, _ = net["forward"](X, params, stats)
-    alone = [net["forward"](X[:, i:i + 1], params, stats)[0] for i in range(30)]
+    alone = [net["forward"](X[:, i : i + 1], params, stats)[0] for i in range(30)]
     np.testing.assert_allclose(np.hstack(alone), P, rtol=1e-11)
     whole = kbn.evaluate(X, y, params, stats, 0.1, net=net)
     assert kbn.evaluate(X, y, params, stats, 0.1, net=net | {"chunk": 7}) == pytest.approx(whole, rel=1e-12)
@@ -485,6 +550,7 @@ def test_the_svm_loss_is_counted_by_hand():
 
 
 # ---------------------------------------------------------------------------------------------- the whole training set
+
 
 def slow_statistics(X, specs, shape, params, eps):
     """The means and variances of each BN over all columns of X, where every one normalises with its own, by np.mean."""
@@ -512,12 +578,24 @@ def slow_statistics(X, specs, shape, params, eps):
     return stats
 
 
-CONV = [("conv", 3, (5, 4), 1, 1), ("bn",), ("relu",), ("max_pool", 2), ("conv", 4, 1), ("relu",), ("bn",),
-        ("affine", 6), ("bn",), ("tanh",), ("affine", K)]
+CONV = [
+    ("conv", 3, (5, 4), 1, 1),
+    ("bn",),
+    ("relu",),
+    ("max_pool", 2),
+    ("conv", 4, 1),
+    ("relu",),
+    ("bn",),
+    ("affine", 6),
+    ("bn",),
+    ("tanh",),
+    ("affine", K),
+]
 
 
-@pytest.mark.parametrize("specs", [mlp([60, 7, K], "before"), mlp([60, 7, 6, 5, K], "before"),
-                                   mlp([60, 7, 6, 5, K], "after"), SPECS, CONV, LATE])
+@pytest.mark.parametrize(
+    "specs", [mlp([60, 7, K], "before"), mlp([60, 7, 6, 5, K], "before"), mlp([60, 7, 6, 5, K], "after"), SPECS, CONV, LATE]
+)
 @pytest.mark.parametrize("eps", [kbn.EPS, 0.1])
 def test_dataset_stats_are_those_of_one_huge_batch(specs, eps):
     rng = np.random.default_rng(13)
@@ -564,14 +642,23 @@ def test_dataset_stats_of_a_conv_net_are_not_the_moving_averages_and_of_one_with
 
 # --------------------------------------------------------------------------------------------------- kbn's new pieces
 
+
 @pytest.mark.parametrize("net", ["kbn's", "of specs"])
 @pytest.mark.parametrize("n, n_batch, n_epochs, decay", [(50, 20, 3, 0.8), (20, 20, 4, 0.5), (41, 10, 2, 1), (30, 10, 3, 0.0)])
 def test_the_step_schedule_decays_after_every_epoch(net, n, n_batch, n_epochs, decay):
     specs = mlp([3, 4, K], "before")
     rng = np.random.default_rng(15)
     data, params = random_data(rng, (3,), n), random_params(specs, (3,), rng)
-    hp = {"schedule": "step", "eta_max": 0.05, "eta_min": 0.4, "decay": decay, "n_epochs": n_epochs, "n_batch": n_batch,
-          "n_s": 1, "n_cycles": 1}  # eta_min above eta_max: only the cyclical schedule minds
+    hp = {
+        "schedule": "step",
+        "eta_max": 0.05,
+        "eta_min": 0.4,
+        "decay": decay,
+        "n_epochs": n_epochs,
+        "n_batch": n_batch,
+        "n_s": 1,
+        "n_cycles": 1,
+    }  # eta_min above eta_max: only the cyclical schedule minds
     net = kbn.MLP if net == "kbn's" else nets.build(specs, (3,))
     _, _, history = kbn.minibatch_gd(data, data, params, hp, rng, net=net)
     per_epoch = n // n_batch
@@ -593,13 +680,21 @@ def test_what_is_updated_is_scaled_by_eta():
     assert_close(step, cyclical, 1e-12)
 
 
-@pytest.mark.parametrize("hp, words", [
-    ({"schedule": "linear"}, "schedule must be 'cyclical' or 'step', not 'linear'"),
-    ({"schedule": 1}, "schedule must be"), ({"decay": 1.1}, "decay must be a number from 0 to 1"),
-    ({"decay": -0.1}, "decay"), ({"decay": np.nan}, "decay"), ({"n_epochs": 0}, "n_epochs must be a whole number from 1"),
-    ({"n_epochs": 2.5}, "n_epochs"), ({"n_epochs": np.inf}, "n_epochs"),
-    ({"eta_min": 0.2, "eta_max": 0.1}, "eta_min 0.2 is above eta_max 0.1"),
-    ({"eta_min": 0.2, "eta_max": 0.1, "schedule": "cyclical"}, "eta_min 0.2 is above")])
+@pytest.mark.parametrize(
+    "hp, words",
+    [
+        ({"schedule": "linear"}, "schedule must be 'cyclical' or 'step', not 'linear'"),
+        ({"schedule": 1}, "schedule must be"),
+        ({"decay": 1.1}, "decay must be a number from 0 to 1"),
+        ({"decay": -0.1}, "decay"),
+        ({"decay": np.nan}, "decay"),
+        ({"n_epochs": 0}, "n_epochs must be a whole number from 1"),
+        ({"n_epochs": 2.5}, "n_epochs"),
+        ({"n_epochs": np.inf}, "n_epochs"),
+        ({"eta_min": 0.2, "eta_max": 0.1}, "eta_min 0.2 is above eta_max 0.1"),
+        ({"eta_min": 0.2, "eta_max": 0.1, "schedule": "cyclical"}, "eta_min 0.2 is above"),
+    ],
+)
 def test_check_hp_refuses(hp, words):
     with pytest.raises(ValueError, match=words):
         kbn.check_hp(hp)
@@ -633,11 +728,20 @@ REFUSED = {
     "empty": ([], "the last layer must be an affine one"),
     "last not affine": ([ONE, ("relu",)], "the last layer must be an affine one"),
     "last conv": ([("conv", 3, 3)], "the last layer must be an affine one"),
-    "too large": ([("relu",), ("conv", 3, 7), ONE], r"layer \('conv', 3, 7\): windows of 7 x 7, .* do not divide images of 6 x 5"),
-    "do not divide": ([("conv", 3, 3, 2), ONE], r"layer \('conv', 3, 3, 2\): windows of 3 x 3, stride 2 x 2 .* images of 6 x 5"),
+    "too large": (
+        [("relu",), ("conv", 3, 7), ONE],
+        r"layer \('conv', 3, 7\): windows of 7 x 7, .* do not divide images of 6 x 5",
+    ),
+    "do not divide": (
+        [("conv", 3, 3, 2), ONE],
+        r"layer \('conv', 3, 3, 2\): windows of 3 x 3, stride 2 x 2 .* images of 6 x 5",
+    ),
     "pool does not divide": ([("conv", 3, 3), ("max_pool", 2), ONE], r"layer \('max_pool', 2\): windows of 2 x 2.* of 4 x 3"),
     "pool of nothing": ([("max_pool", 2, 1, 2), ONE], r"layer \('max_pool', 2, 1, 2\): pad \(2, 2\) must be less than size"),
-    "conv on columns": ([("affine", 9), ("conv", 3, 3), ONE], r"layer \('conv', 3, 3\): images \(c, h, w\) must come in, not \(9,\)"),
+    "conv on columns": (
+        [("affine", 9), ("conv", 3, 3), ONE],
+        r"layer \('conv', 3, 3\): images \(c, h, w\) must come in, not \(9,\)",
+    ),
     "pool on columns": ([("affine", 9), ("avg_pool", 3), ONE], r"layer \('avg_pool', 3\): images \(c, h, w\) must come in"),
     "m 0": ([("affine", 0), ONE], r"layer \('affine', 0\): the number of units or filters must be a positive integer, not 0"),
     "m 2.5": ([("affine", 2.5), ONE], "must be a positive integer, not 2.5"),
@@ -648,7 +752,10 @@ REFUSED = {
     "stride 0": ([("avg_pool", 2, 0), ONE], "stride must be a whole number from 1"),
     "pad -1": ([("conv", 3, 3, 1, -1), ONE], "pad must be a whole number from 0"),
     "three sizes": ([("conv", 3, (3, 3, 3)), ONE], "or two"),
-    "absurd pad": ([("conv", 3, 3, 1, 10**9), ONE], r"layer .*: an example of the shape \(2, 2000000006, 2000000005\) is too large"),
+    "absurd pad": (
+        [("conv", 3, 3, 1, 10**9), ONE],
+        r"layer .*: an example of the shape \(2, 2000000006, 2000000005\) is too large",
+    ),
     "absurd pool": ([("avg_pool", (2 * 10**9 + 6, 2 * 10**9 + 5), 1, 10**9), ONE], "is too large"),
     "absurd m": ([("affine", 10**9), ONE], "is too large"),
     "absurd f": ([("conv", 10**9, 3), ONE], "is too large"),
@@ -709,17 +816,18 @@ def test_prediction_without_statistics_is_refused_wherever_bn_stands():
 
 # -------------------------------------------------------------------------------------------------------- saved models
 
+
 @pytest.mark.parametrize("specs, shape, loss", [(SPECS, SHAPE, "softmax"), (PLAIN, (1, 3, 5), "svm"), (LATE, (7,), "svm")])
 def test_a_saved_net_is_the_same(specs, shape, loss, tmp_path):
     params, stats, _, given = train(specs, shape, dtype=np.float32)
     net = nets.build(specs, shape, loss)
-    kbn.save(tmp_path / "net.npz", params, stats, given["hp"], shape=shape, classes=["å", "b"],
-             **nets.description(specs, loss))
+    kbn.save(tmp_path / "net.npz", params, stats, given["hp"], shape=shape, classes=["å", "b"], **nets.description(specs, loss))
     loaded, loaded_stats, hp, more = kbn.load(tmp_path / "net.npz", nets.check_model)
     assert same(loaded, params) and same(loaded_stats, stats) and hp == given["hp"] and list(more["classes"]) == ["å", "b"]
     again = nets.of_model(more)
     assert kbn.evaluate(*given["val"], loaded, loaded_stats, 0.1, net=again) == kbn.evaluate(
-        *given["val"], params, stats, 0.1, net=net)
+        *given["val"], params, stats, 0.1, net=net
+    )
     with pytest.raises(ValueError, match="net.npz is not a network that kbn.save wrote"):
         kbn.load(tmp_path / "net.npz")  # which demands one of kbn's own
 
@@ -739,6 +847,7 @@ DEEP = "[" * 100_000
 
 def damaged(params, stats):
     """What save may be given for a file that is no network: params, stats and changes of shape, specs, loss."""
+
     def less(arrays, name):
         return {key: array for key, array in arrays.items() if key != name}
 
@@ -747,30 +856,94 @@ def damaged(params, stats):
     yield params, {}, {}
     yield params | stats, {}, {}
     yield {}, {}, {}
-    for change in ({"W1": params["W1"][:2]}, {"W1": params["W1"][:, :, :, :3]}, {"W2": params["W2"].T}, {"b1": params["b2"]},
-                   {"W1": params["W1"].reshape(3, -1)}, {"W1": np.float64(1)}, {"W1": np.ones(3)}, {"b3": np.ones(K)},
-                   {"W2": params["W2"] * np.nan}, {"W2": params["W2"].astype(int)}, {"W2": params["W2"] + 0j},
-                   {"W2": np.array("W2")}, {"W4": params["W3"]}, {"gamma3": params["gamma1"]}, {"x": np.ones(3)}):
+    for change in (
+        {"W1": params["W1"][:2]},
+        {"W1": params["W1"][:, :, :, :3]},
+        {"W2": params["W2"].T},
+        {"b1": params["b2"]},
+        {"W1": params["W1"].reshape(3, -1)},
+        {"W1": np.float64(1)},
+        {"W1": np.ones(3)},
+        {"b3": np.ones(K)},
+        {"W2": params["W2"] * np.nan},
+        {"W2": params["W2"].astype(int)},
+        {"W2": params["W2"] + 0j},
+        {"W2": np.array("W2")},
+        {"W4": params["W3"]},
+        {"gamma3": params["gamma1"]},
+        {"x": np.ones(3)},
+    ):
         yield params | change, stats, {}
     yield params, stats | {"v1": -stats["v1"]}, {}
     yield params, stats | {"mu1": stats["mu2"]}, {}
-    for specs in ("", "{", "nonsense", "7", "null", "{}", '{"affine": 3}', '"affine"', "[7]", "[[]]", "[null]", "[[[]]]",
-                  '[{"affine": 3}]', '[["affine"]]', '[["affine", null]]', '[["affine", NaN]]', '[["affine", 1e999]]',
-                  '[["affine", true]]', '[["affine", [4]]]', '[["affine", {"m": 4}]]', '[["exec", 4]]', "[]", DEEP,
-                  '[["affine", ' + "9" * 5000 + "]]", json.dumps(SPECS[:-1]), json.dumps(SPECS[5:]),
-                  json.dumps(SPECS[:-1] + [["affine", K + 1]]), json.dumps([["conv", 4, [5, 4], 1, 1]] + SPECS[1:])):
+    for specs in (
+        "",
+        "{",
+        "nonsense",
+        "7",
+        "null",
+        "{}",
+        '{"affine": 3}',
+        '"affine"',
+        "[7]",
+        "[[]]",
+        "[null]",
+        "[[[]]]",
+        '[{"affine": 3}]',
+        '[["affine"]]',
+        '[["affine", null]]',
+        '[["affine", NaN]]',
+        '[["affine", 1e999]]',
+        '[["affine", true]]',
+        '[["affine", [4]]]',
+        '[["affine", {"m": 4}]]',
+        '[["exec", 4]]',
+        "[]",
+        DEEP,
+        '[["affine", ' + "9" * 5000 + "]]",
+        json.dumps(SPECS[:-1]),
+        json.dumps(SPECS[5:]),
+        json.dumps(SPECS[:-1] + [["affine", K + 1]]),
+        json.dumps([["conv", 4, [5, 4], 1, 1]] + SPECS[1:]),
+    ):
         yield params, stats, {"specs": specs}
     huge = 10**9
-    for first in (["conv", huge, 3], ["conv", 3, huge], ["conv", 3, [5, 4], huge], ["conv", 3, [5, 4], 1, huge],
-                  ["conv", 3, [5, 4], [1, 1], [1, huge]], ["conv", 3, [5, 4], 1, 10**5]):
+    for first in (
+        ["conv", huge, 3],
+        ["conv", 3, huge],
+        ["conv", 3, [5, 4], huge],
+        ["conv", 3, [5, 4], 1, huge],
+        ["conv", 3, [5, 4], [1, 1], [1, huge]],
+        ["conv", 3, [5, 4], 1, 10**5],
+    ):
         yield params, stats, {"specs": json.dumps([first, *SPECS[1:]])}
-    for more in ([["avg_pool", 2 * huge + 2, 1, huge]], [["avg_pool", huge, 1, huge // 2]], [["max_pool", huge, 1, huge - 1]],
-                 [["avg_pool", 1, 1, 10**4], ["avg_pool", 2 * 10**4 + 2]], [["affine", huge], ["affine", 12]]):
+    for more in (
+        [["avg_pool", 2 * huge + 2, 1, huge]],
+        [["avg_pool", huge, 1, huge // 2]],
+        [["max_pool", huge, 1, huge - 1]],
+        [["avg_pool", 1, 1, 10**4], ["avg_pool", 2 * 10**4 + 2]],
+        [["affine", huge], ["affine", 12]],
+    ):
         yield params, stats, {"specs": json.dumps(SPECS[:4] + more + SPECS[4:])}
     yield params, stats, {"specs": json.dumps([["avg_pool", 1, 1, 10**4]] * 50 + [["affine", K]])}
     yield params, stats, {"specs": np.ones((3, 3))}
-    for shape in ((), 7, (2, 5, 6), (60,), (2, 6), (2, 6, 5, 1), (2.0, 6.0, 5.0), (2, -6, -5), (2, 0, 5), ("2", "6", "5"),
-                  (huge, huge, huge), (2, 6, huge), np.ones((40, 40)), np.nan, 2j):
+    for shape in (
+        (),
+        7,
+        (2, 5, 6),
+        (60,),
+        (2, 6),
+        (2, 6, 5, 1),
+        (2.0, 6.0, 5.0),
+        (2, -6, -5),
+        (2, 0, 5),
+        ("2", "6", "5"),
+        (huge, huge, huge),
+        (2, 6, huge),
+        np.ones((40, 40)),
+        np.nan,
+        2j,
+    ):
         yield params, stats, {"shape": shape}
     for loss in ("hinge", "", 7, ["softmax", "svm"], "soft\nmax"):
         yield params, stats, {"loss": loss}

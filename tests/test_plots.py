@@ -1,31 +1,48 @@
 """Figures are drawn from results alone, and what is missing for one is named."""
+
 import ast
 import json
 import shutil
 
 import numpy as np
 import pytest
+from conftest import HOME, call
 
 import experiment
 import plots
-from conftest import HOME, call
 
 
 def result(seed=0, scale=1.0, **changes):
     """A small result, such as experiment.train returns."""
     setting, t = experiment.config(**{"hidden": [50, 50], **changes}), np.arange(1, 6)
-    epoch = {"t": (100 * t).tolist(), **{f"{part}_{what}": (scale / t + 0.01 * seed).tolist()
-                                         for part in ("train", "val") for what in ("cost", "loss", "accuracy")}}
-    return {"name": experiment.run_name(setting, seed), "config": setting, "seed": seed, "val_accuracy": scale / 2,
-            "test_accuracy": 0.5, "history": {"update": {"t": [0, 1, 2], "eta": [0.0, 0.1, 0.0]}, "epoch": epoch}}
+    epoch = {
+        "t": (100 * t).tolist(),
+        **{
+            f"{part}_{what}": (scale / t + 0.01 * seed).tolist()
+            for part in ("train", "val")
+            for what in ("cost", "loss", "accuracy")
+        },
+    }
+    return {
+        "name": experiment.run_name(setting, seed),
+        "config": setting,
+        "seed": seed,
+        "val_accuracy": scale / 2,
+        "test_accuracy": 0.5,
+        "history": {"update": {"t": [0, 1, 2], "eta": [0.0, 0.1, 0.0]}, "epoch": epoch},
+    }
 
 
 @pytest.fixture
 def lab(tmp_path):
     """A lab whose results hold two nets of two seeds."""
-    lab = {"title": "toy", "command": "python run_ex3.py --seeds 2", "results": tmp_path / "results" / "toy",
-           "figures": tmp_path / "figures" / "toy",
-           "nets": {"without BN": [result(0), result(1)], "with BN": [result(seed, 0.8, batch_norm=True) for seed in (0, 1)]}}
+    lab = {
+        "title": "toy",
+        "command": "python run_ex3.py --seeds 2",
+        "results": tmp_path / "results" / "toy",
+        "figures": tmp_path / "figures" / "toy",
+        "nets": {"without BN": [result(0), result(1)], "with BN": [result(seed, 0.8, batch_norm=True) for seed in (0, 1)]},
+    }
     for folder in (lab["results"] / "runs", lab["results"] / "figures", lab["figures"]):
         folder.mkdir(parents=True)
     keep(lab, lab["nets"])
@@ -53,9 +70,14 @@ def test_the_pictures_are_the_same_to_the_byte_every_time(lab, tmp_path):
 def test_a_description_names_its_runs_and_holds_no_data(lab):
     plots.figure(lab, "curves", "one", "3-layer [50, 50]", lab["nets"])
     description = json.loads((lab["results"] / "figures" / "one.json").read_text())
-    assert description == {"kind": "curves", "dataset": "toy", "net": "3-layer [50, 50]", "command": "python run_ex3.py --seeds 2",
-                           "more": {}, "runs": {"without BN": ["50-50_seed=0", "50-50_seed=1"],
-                                                "with BN": ["50-50_bn_seed=0", "50-50_bn_seed=1"]}}
+    assert description == {
+        "kind": "curves",
+        "dataset": "toy",
+        "net": "3-layer [50, 50]",
+        "command": "python run_ex3.py --seeds 2",
+        "more": {},
+        "runs": {"without BN": ["50-50_seed=0", "50-50_seed=1"], "with BN": ["50-50_bn_seed=0", "50-50_bn_seed=1"]},
+    }
 
 
 def test_what_is_swept_and_searched_comes_back_from_the_description(lab):
@@ -63,9 +85,19 @@ def test_what_is_swept_and_searched_comes_back_from_the_description(lab):
     trials = {"coarse": [result(lam=lam) for lam in (0.1, 0.2)], "fine 1": [result(lam=0.3)]}
     for runs in (by_value, trials):
         keep(lab, runs)
-    plots.figure(lab, "swept", "swept", "net", {"a": by_value, "b": by_value}, what="sigma", numbers=["best val_accuracy", "last train_loss"])
+    plots.figure(
+        lab,
+        "swept",
+        "swept",
+        "net",
+        {"a": by_value, "b": by_value},
+        what="sigma",
+        numbers=["best val_accuracy", "last train_loss"],
+    )
     plots.figure(lab, "search", "search", "net", trials, draws={"coarse": "U", "fine 1": "V"})
-    runs, results = plots.read_runs(lab["results"] / "figures" / "swept.json", plots.describe(lab["results"] / "figures" / "swept.json"))
+    runs, results = plots.read_runs(
+        lab["results"] / "figures" / "swept.json", plots.describe(lab["results"] / "figures" / "swept.json")
+    )
     assert list(runs["a"]["with BN"]) == ["0.1", "1.0"] and len(results) == 2
     assert plots.number_of(results[0], "best val_accuracy") == 100 and plots.number_of(results[0], "val_accuracy") == 50
     assert plots.number_of(results[0], "last train_loss") == results[0]["history"]["epoch"]["train_loss"][-1]
@@ -73,8 +105,12 @@ def test_what_is_swept_and_searched_comes_back_from_the_description(lab):
 
 
 def test_mistakes_are_drawn_without_the_dataset(lab):
-    raw = {"classes": ["cat", "dog"], "shape": (1, 2, 2), "test_labels": np.array([0, 1, 1]),
-           "test_images": np.arange(12, dtype=np.uint8).reshape(3, 4)}
+    raw = {
+        "classes": ["cat", "dog"],
+        "shape": (1, 2, 2),
+        "test_labels": np.array([0, 1, 1]),
+        "test_images": np.arange(12, dtype=np.uint8).reshape(3, 4),
+    }
     for wrong in ([[0, 1], [2, 0]], []):
         one = result() | {"mistakes": wrong}
         keep(lab, [one])
@@ -89,8 +125,12 @@ def test_a_missing_run_is_named_and_the_other_figures_are_drawn(lab, tmp_path):
     for path in lab["figures"].iterdir():
         path.unlink()
     missing = lab["results"] / "runs" / "50-50_bn_seed=1.json"
-    for damage, said in ((missing.unlink, "is missing"), (lambda: missing.write_text("{"), "is damaged"),
-                         (lambda: missing.write_text("[]"), "is damaged"), (lambda: missing.write_text('{"seed": 1}'), "is damaged")):
+    for damage, said in (
+        (missing.unlink, "is missing"),
+        (lambda: missing.write_text("{"), "is damaged"),
+        (lambda: missing.write_text("[]"), "is damaged"),
+        (lambda: missing.write_text('{"seed": 1}'), "is damaged"),
+    ):
         damage()
         job = call("plots", lab["results"], "--out", tmp_path / "pictures", cwd=tmp_path)
         assert job.returncode == 1 and {path.name for path in (tmp_path / "pictures" / "toy").iterdir()} == {"plain.png"}
@@ -100,12 +140,19 @@ def test_a_missing_run_is_named_and_the_other_figures_are_drawn(lab, tmp_path):
     assert "(and 3 more like it)" in call("plots", lab["results"], cwd=tmp_path).stderr
 
 
-@pytest.mark.parametrize("damage", [
-    "", "[]", "{}", '{"kind": 3, "dataset": "", "net": "", "command": ""}',
-    '{"kind": "pie", "dataset": "", "net": "", "command": "c", "runs": {}}',
-    '{"kind": "curves", "dataset": "", "net": "", "command": "c", "runs": {}}',
-    '{"kind": "curves", "dataset": "", "net": "", "command": "c", "runs": {"x": "50-50_seed=0"}}',
-    '{"kind": "swept", "dataset": "", "net": "", "command": "c", "runs": {"x": {"y": {"z": ["50-50_seed=0"]}}}, "more": {}}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"kind": 3, "dataset": "", "net": "", "command": ""}',
+        '{"kind": "pie", "dataset": "", "net": "", "command": "c", "runs": {}}',
+        '{"kind": "curves", "dataset": "", "net": "", "command": "c", "runs": {}}',
+        '{"kind": "curves", "dataset": "", "net": "", "command": "c", "runs": {"x": "50-50_seed=0"}}',
+        '{"kind": "swept", "dataset": "", "net": "", "command": "c", "runs": {"x": {"y": {"z": ["50-50_seed=0"]}}}, "more": {}}',
+    ],
+)
 def test_a_damaged_description_is_named_in_one_line(damage, lab, tmp_path):
     (lab["results"] / "figures" / "broken.json").write_text(damage)
     with pytest.raises(plots.CannotDraw, match="broken") as error:
@@ -126,8 +173,9 @@ def test_plots_alone_imports_matplotlib_and_trains_nothing():
 def imports(script):
     """The top-level modules that a script imports."""
     nodes = list(ast.walk(ast.parse(script.read_text(encoding="utf-8"))))
-    return ({name.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for name in node.names}
-            | {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and node.module})
+    return {name.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for name in node.names} | {
+        node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and node.module
+    }
 
 
 def test_labels_without_a_style_get_different_ones():

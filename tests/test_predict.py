@@ -1,4 +1,5 @@
 """predict.py: the pixels a network is given are those it was trained on, and what cannot be used is said in one line."""
+
 import os
 import re
 import subprocess
@@ -26,17 +27,30 @@ def draw(rng, shape=(3, 32, 32), K=4, dtype=np.float32):
     d = int(np.prod(shape))
     params = kbn.init_params([d, 7, K], rng, batch_norm=True, dtype=dtype)
     stats = {"mu1": rng.standard_normal((7, 1)).astype(dtype), "v1": 1 + rng.random((7, 1)).astype(dtype)}
-    return {"params": params, "stats": stats, "hp": {"eps": 1e-3}, "mean": rng.uniform(90, 150, (d, 1)).astype(dtype),
-            "sd": rng.uniform(40, 80, (d, 1)).astype(dtype), "classes": np.array([f"class {i}" for i in range(K)]),
-            "shape": np.array(shape)}
+    return {
+        "params": params,
+        "stats": stats,
+        "hp": {"eps": 1e-3},
+        "mean": rng.uniform(90, 150, (d, 1)).astype(dtype),
+        "sd": rng.uniform(40, 80, (d, 1)).astype(dtype),
+        "classes": np.array([f"class {i}" for i in range(K)]),
+        "shape": np.array(shape),
+    }
 
 
 def colour_sums(shape, classes):
     """A network without hidden layers whose classes are the sums of the planes, 255 at a corner of the cube counting 1."""
     c, d = shape[0], int(np.prod(shape))
     W = np.kron(np.eye(c), np.ones((1, d // c))) * c / d * 20
-    return {"params": {"W1": W, "b1": np.zeros((c, 1))}, "stats": {}, "hp": {}, "mean": np.zeros((d, 1)),
-            "sd": np.full((d, 1), 255.0), "classes": np.array(classes), "shape": np.array(shape)}
+    return {
+        "params": {"W1": W, "b1": np.zeros((c, 1))},
+        "stats": {},
+        "hp": {},
+        "mean": np.zeros((d, 1)),
+        "sd": np.full((d, 1), 255.0),
+        "classes": np.array(classes),
+        "shape": np.array(shape),
+    }
 
 
 def planes(image):
@@ -65,19 +79,27 @@ def model(rng, tmp_path):
 @pytest.fixture
 def call(capsys):
     """Call main as the command line does. Returns the exit status and the lines of stdout and of stderr."""
+
     def call(*words):
         status = predict.main([str(word) for word in words])
         output = capsys.readouterr()
         return status, output.out.splitlines(), output.err.splitlines()
+
     return call
 
 
 # ------------------------------------------------------------------------------------------------- the way of a pixel
 
+
 def test_an_image_of_the_dataset_as_a_file_is_predicted_as_in_training(rng, tmp_path, call):
     images, labels = datasets.draw_shapes(260, rng)
-    raw = {"title": "few", "images": images[:240], "labels": labels[:240],
-           "test_images": images[240:], "test_labels": labels[240:]}
+    raw = {
+        "title": "few",
+        "images": images[:240],
+        "labels": labels[:240],
+        "test_images": images[240:],
+        "test_labels": labels[240:],
+    }
     data, (classes, shape) = datasets.split(raw, 200, 40), datasets.DATASETS["shapes"][1:3]
     params = kbn.init_params([3072, 20, 10], rng, batch_norm=True)
     params, stats, _ = kbn.minibatch_gd(data["train"], data["val"], params, {"n_batch": 20, "n_s": 50, "n_cycles": 1}, rng)
@@ -123,8 +145,10 @@ def test_height_and_width_are_not_confused(rng, tmp_path):
 @pytest.mark.parametrize("size", [(1, 1), (31, 33), (32, 32), (1000, 3), (257, 640)])
 def test_an_image_of_one_colour_is_the_same_in_every_size(size, model, tmp_path):
     net = predict.load_model(model)
-    small, other = (predict.read_image(saved(Image.new("RGB", wh, (201, 7, 90)), tmp_path / "a.png"), (3, 32, 32))
-                    for wh in [(32, 32), size])
+    small, other = (
+        predict.read_image(saved(Image.new("RGB", wh, (201, 7, 90)), tmp_path / "a.png"), (3, 32, 32))
+        for wh in [(32, 32), size]
+    )
     assert (small == np.repeat([201, 7, 90], 1024)[:, None]).all()
     np.testing.assert_array_equal(other, small)
     np.testing.assert_array_equal(predict.predict(net, other), predict.predict(net, small))
@@ -145,13 +169,14 @@ def test_nothing_is_cropped(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------ modes and files
 
+
 def test_grey_images_and_grey_networks(rng, tmp_path, call):
     grey, colour = noise(rng, "L"), noise(rng)
     g, c = np.asarray(grey).reshape(-1, 1), np.asarray(colour)
     grey_file, colour_file = saved(grey, tmp_path / "grey.png"), saved(colour, tmp_path / "colour.png")
     np.testing.assert_array_equal(predict.read_image(grey_file, (1, 32, 32)), g)
     np.testing.assert_array_equal(predict.read_image(grey_file, (3, 32, 32)), np.tile(g, (3, 1)))
-    luminance = (c @ [.299, .587, .114]).reshape(-1, 1)
+    luminance = (c @ [0.299, 0.587, 0.114]).reshape(-1, 1)
     np.testing.assert_allclose(predict.read_image(colour_file, (1, 32, 32)), luminance, atol=1)
 
     net = draw(rng, shape=(1, 32, 32))
@@ -219,8 +244,10 @@ def test_an_animation_is_its_first_frame(suffix, tmp_path):
     np.testing.assert_allclose(pixels, np.broadcast_to(np.array([250, 10, 20])[:, None, None], (3, 32, 32)), atol=8)
 
 
-@pytest.mark.parametrize("orientation, turn", [(1, None), (2, Image.FLIP_LEFT_RIGHT), (3, Image.ROTATE_180),
-                                               (6, Image.ROTATE_90), (8, Image.ROTATE_270)])
+@pytest.mark.parametrize(
+    "orientation, turn",
+    [(1, None), (2, Image.FLIP_LEFT_RIGHT), (3, Image.ROTATE_180), (6, Image.ROTATE_90), (8, Image.ROTATE_270)],
+)
 def test_a_photograph_is_turned_upright(orientation, turn, tmp_path):
     upright = Image.new("RGB", (96, 64), "white")
     upright.paste("red", (0, 0, 48, 32))
@@ -254,6 +281,7 @@ def test_pixels_that_have_no_scale_are_refused(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------- what is said
 
+
 def test_as_typed_in_another_folder(rng, tmp_path):
     kbn.save(tmp_path / "nét 1.npz", **colour_sums((3, 8, 8), ["röd", "grön", "blå"]))
     (tmp_path / "my pictures").mkdir()
@@ -262,8 +290,13 @@ def test_as_typed_in_another_folder(rng, tmp_path):
         Image.new("RGB", (9, 9), colour).save(tmp_path / name)
     command = [sys.executable, Path(predict.__file__), "nét 1.npz", names[0], "no such file.png", names[1], "--top", "1"]
     for encoding, said in {"utf-8": (names[0], "blå"), "ascii": (r"my pictures/ein sch\xf6ner Tag.png", r"bl\xe5")}.items():
-        job = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding=encoding,
-                             env={**os.environ, "PYTHONIOENCODING": encoding, "OPENBLAS_NUM_THREADS": "1"})
+        job = subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            encoding=encoding,
+            env={**os.environ, "PYTHONIOENCODING": encoding, "OPENBLAS_NUM_THREADS": "1"},
+        )
         blue, red = job.stdout.splitlines()
         assert blue.startswith(f"{said[0]}: ") and f" {said[1]} " in blue and blue.endswith("100.0 %")
         assert ".png: " in red and red.endswith("100.0 %")
@@ -280,14 +313,17 @@ def test_top_says_how_many_classes(top, lines, model, rng, tmp_path, call):
     assert lines < 4 or abs(sum(percents) - 100) < 0.21
 
 
-@pytest.mark.parametrize("options, said", [
-    (["net.npz", "a.png", "--top", "0"], "--top must be 1 or more"),
-    (["net.npz", "a.png", "--top", "-3"], "--top must be 1 or more"),
-    (["net.npz", "a.png", "--top", "two"], "'two'"),
-    (["net.npz", "a.png", "--to", "2"], "--to"),
-    (["net.npz"], "IMAGE"),
-    ([], "MODEL"),
-])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["net.npz", "a.png", "--top", "0"], "--top must be 1 or more"),
+        (["net.npz", "a.png", "--top", "-3"], "--top must be 1 or more"),
+        (["net.npz", "a.png", "--top", "two"], "'two'"),
+        (["net.npz", "a.png", "--to", "2"], "--to"),
+        (["net.npz"], "IMAGE"),
+        ([], "MODEL"),
+    ],
+)
 def test_options_that_are_typed_wrong(options, said, capsys):
     with pytest.raises(SystemExit) as stop:
         predict.main(options)
@@ -304,7 +340,7 @@ def test_help_is_for_people(capsys):
 def cut(picture, path, **options):
     """An image file that lacks its second half."""
     content = saved(picture, path, **options).read_bytes()
-    path.write_bytes(content[:len(content) // 2])
+    path.write_bytes(content[: len(content) // 2])
 
 
 BROKEN = {
@@ -331,7 +367,7 @@ def test_a_broken_image_is_named_and_the_others_are_predicted(name, model, rng, 
     status, out, (line,) = call(model, good[0], tmp_path / name, good[1])
     assert status == 1
     assert line.startswith(f"predict.py: error: {tmp_path / name} ") and said in line and len(line) < 300
-    assert [row[:row.index(":  ")] for row in out] == [str(path) for path in good]
+    assert [row[: row.index(":  ")] for row in out] == [str(path) for path in good]
 
 
 def test_all_is_well_when_nothing_is_broken(model, rng, tmp_path, call):
@@ -340,6 +376,7 @@ def test_all_is_well_when_nothing_is_broken(model, rng, tmp_path, call):
 
 
 # --------------------------------------------------------------------------------------------------------------- models
+
 
 def test_everything_stays_in_the_precision_of_params(rng, tmp_path):
     pixels = rng.integers(0, 256, (3072, 2), np.uint8)
@@ -387,40 +424,48 @@ def test_a_network_that_is_not_for_images_is_refused(part, rng, tmp_path, call):
     assert refusal(call, tmp_path).endswith(f"it lacks {part}")
 
 
-@pytest.mark.parametrize("part, value, said", [
-    ("mean", np.zeros((3071, 1)), "mean must be (3072, 1) floats, not (3071, 1) float64"),
-    ("mean", np.zeros(3072), "mean must be"),
-    ("mean", np.full((3072, 1), np.nan), "mean must be finite"),
-    ("mean", np.full((3072, 1), "1"), "mean must be"),
-    ("sd", np.ones((1, 3072)), "sd must be (3072, 1)"),
-    ("sd", np.zeros((3072, 1)), "sd finite and above 0"),
-    ("sd", np.full((3072, 1), np.inf), "sd finite and above 0"),
-    ("classes", np.array(["a", "b", "c"]), "classes must be (4,) names, not (3,)"),
-    ("classes", np.arange(4), "classes must be"),
-    ("shape", np.array([3, 32]), "shape must be (3,) integers"),
-    ("shape", np.array([3.0, 32.0, 32.0]), "shape must be (3,) integers"),
-    ("shape", np.array([3, 32, 31]), "not (3, 32, 31)"),
-    ("shape", np.array([32, 32, 3]), "not (32, 32, 3)"),
-    ("shape", np.array([3, -32, -32]), "not (3, -32, -32)"),
-    ("shape", np.array([2, 48, 32]), "not (2, 48, 32)"),
-    ("shape", np.array([3, 2**63 + 1024, 2], np.uint64), "not (3, 9223372036854776832, 2)"),
-])
+@pytest.mark.parametrize(
+    "part, value, said",
+    [
+        ("mean", np.zeros((3071, 1)), "mean must be (3072, 1) floats, not (3071, 1) float64"),
+        ("mean", np.zeros(3072), "mean must be"),
+        ("mean", np.full((3072, 1), np.nan), "mean must be finite"),
+        ("mean", np.full((3072, 1), "1"), "mean must be"),
+        ("sd", np.ones((1, 3072)), "sd must be (3072, 1)"),
+        ("sd", np.zeros((3072, 1)), "sd finite and above 0"),
+        ("sd", np.full((3072, 1), np.inf), "sd finite and above 0"),
+        ("classes", np.array(["a", "b", "c"]), "classes must be (4,) names, not (3,)"),
+        ("classes", np.arange(4), "classes must be"),
+        ("shape", np.array([3, 32]), "shape must be (3,) integers"),
+        ("shape", np.array([3.0, 32.0, 32.0]), "shape must be (3,) integers"),
+        ("shape", np.array([3, 32, 31]), "not (3, 32, 31)"),
+        ("shape", np.array([32, 32, 3]), "not (32, 32, 3)"),
+        ("shape", np.array([3, -32, -32]), "not (3, -32, -32)"),
+        ("shape", np.array([2, 48, 32]), "not (2, 48, 32)"),
+        ("shape", np.array([3, 2**63 + 1024, 2], np.uint64), "not (3, 9223372036854776832, 2)"),
+    ],
+)
 def test_a_network_whose_parts_do_not_fit_is_refused(part, value, said, rng, tmp_path, call):
     kbn.save(tmp_path / "net.npz", **draw(rng) | {part: value})
     assert said in refusal(call, tmp_path)
 
 
-@pytest.mark.parametrize("make, said", [
-    (lambda path, whole: path.unlink(), "cannot be read (No such file or directory)"),
-    (lambda path, whole: path.unlink() or path.mkdir(), "cannot be read (Is a directory)"),
-    (lambda path, whole: path.write_bytes(b""), "is not a network"),
-    (lambda path, whole: path.write_text("hello"), "is not a network"),
-    (lambda path, whole: path.write_bytes(whole[:-100]), "is not a network"),
-    (lambda path, whole: np.savez(path, W1=np.ones((2, 2))), "is not a network"),
-    (lambda path, whole: Image.new("L", (2, 2)).save(path, "png"), "is not a network"),
-    (lambda path, whole: np.savez(path, **{"more.classes": np.zeros(1, [(f"field {i}", "f4") for i in range(2000)])}),
-     "is not a network"),  # of which numpy complains in many lines
-])
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda path, whole: path.unlink(), "cannot be read (No such file or directory)"),
+        (lambda path, whole: path.unlink() or path.mkdir(), "cannot be read (Is a directory)"),
+        (lambda path, whole: path.write_bytes(b""), "is not a network"),
+        (lambda path, whole: path.write_text("hello"), "is not a network"),
+        (lambda path, whole: path.write_bytes(whole[:-100]), "is not a network"),
+        (lambda path, whole: np.savez(path, W1=np.ones((2, 2))), "is not a network"),
+        (lambda path, whole: Image.new("L", (2, 2)).save(path, "png"), "is not a network"),
+        (
+            lambda path, whole: np.savez(path, **{"more.classes": np.zeros(1, [(f"field {i}", "f4") for i in range(2000)])}),
+            "is not a network",
+        ),  # of which numpy complains in many lines
+    ],
+)
 def test_what_is_no_network_is_refused(make, said, model, tmp_path, call):
     make(model, model.read_bytes())
     assert said in refusal(call, tmp_path)

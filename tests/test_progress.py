@@ -1,4 +1,5 @@
 """The bar of a job, on a terminal and without one."""
+
 import fcntl
 import os
 import pty
@@ -8,9 +9,9 @@ import termios
 import time
 
 import pytest
+from conftest import SMALL, call, command, environment
 
 import progress
-from conftest import SMALL, call, command, environment
 
 RESULT = {"val_accuracy": 0.5}
 
@@ -36,8 +37,13 @@ def test_quiet_prints_the_table_alone(tmp_path):
 def test_on_a_terminal_there_is_a_moving_bar(columns, tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    job = subprocess.Popen(command("tests/small", *SMALL, "--jobs", 1, "--out", tmp_path), cwd=tmp_path,
-                           env=environment(TERM="xterm"), stdout=subprocess.DEVNULL, stderr=theirs)
+    job = subprocess.Popen(
+        command("tests/small", *SMALL, "--jobs", 1, "--out", tmp_path),
+        cwd=tmp_path,
+        env=environment(TERM="xterm"),
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
     os.close(theirs)
     shown, deadline = b"", time.monotonic() + 60
     while time.monotonic() < deadline:

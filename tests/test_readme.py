@@ -1,4 +1,5 @@
 """What the README shows works as it is typed there."""
+
 import contextlib
 import io
 import re

@@ -1,4 +1,5 @@
 """The report says what the results say, names what is missing, and invents nothing."""
+
 import csv
 import itertools
 import json
@@ -10,37 +11,60 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import HOME, call, environment
 
 import experiment
 import gradcheck
 import make_report
 import plots
 import tables
-from conftest import HOME, call, environment
 
 NETS = {"3-layer": [50, 50], "6-layer": [50, 30, 20, 20, 10], "9-layer": [50, 30, 20, 20, 10, 10, 10, 10]}
-BN = {"without BN": {"batch_norm": False}, "BN, eps 2.2e-16": {"batch_norm": True}, "BN, eps 1e-5": {"batch_norm": True, "eps": 1e-5}}
+BN = {
+    "without BN": {"batch_norm": False},
+    "BN, eps 2.2e-16": {"batch_norm": True},
+    "BN, eps 1e-5": {"batch_norm": True, "eps": 1e-5},
+}
 SIGMAS = [0.1, 0.001, 0.0001]
 FAILING = [("9-layer", "without BN", 0.1), ("9-layer", "BN, eps 1e-5", 0.0001)]
-EVIL = "#eval(\"1\") *b* _i_ `r` $x$ @l <t> [h] | \\ // /* -- ~ = \"q\" £"
+EVIL = '#eval("1") *b* _i_ `r` $x$ @l <t> [h] | \\ // /* -- ~ = "q" £'
 
 
 def result(config, seed, test):
     """A result as experiment writes it."""
     t = np.arange(1, 5)
-    epoch = {"t": (100 * t).tolist(), **{f"{part}_{what}": (test / t + 0.01 * seed).tolist()
-                                         for part in ("train", "val") for what in ("cost", "loss", "accuracy")}}
-    return {"name": experiment.run_name(config, seed), "config": config, "seed": seed,
-            "dataset": {"name": "shapes", "fingerprint": "f00d", "classes": 10, "shape": [3, 32, 32]}, "code": "c0de",
-            "versions": {"numpy": "9.9"}, "val_accuracy": test - 0.01, "test_accuracy": test, "duration_s": 1.0,
-            "history": {"update": {"t": [0, 1], "eta": [0.0, 0.1]}, "epoch": epoch}}
+    epoch = {
+        "t": (100 * t).tolist(),
+        **{
+            f"{part}_{what}": (test / t + 0.01 * seed).tolist()
+            for part in ("train", "val")
+            for what in ("cost", "loss", "accuracy")
+        },
+    }
+    return {
+        "name": experiment.run_name(config, seed),
+        "config": config,
+        "seed": seed,
+        "dataset": {"name": "shapes", "fingerprint": "f00d", "classes": 10, "shape": [3, 32, 32]},
+        "code": "c0de",
+        "versions": {"numpy": "9.9"},
+        "val_accuracy": test - 0.01,
+        "test_accuracy": test,
+        "duration_s": 1.0,
+        "history": {"update": {"t": [0, 1], "eta": [0.0, 0.1]}, "epoch": epoch},
+    }
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A small hand-made folder of results of all experiments: results/shapes."""
     root = tmp_path_factory.mktemp("made")
-    lab = {"title": "toy & co", "command": "python run_x.py", "results": root / "results" / "shapes", "figures": root / "figures" / "shapes"}
+    lab = {
+        "title": "toy & co",
+        "command": "python run_x.py",
+        "results": root / "results" / "shapes",
+        "figures": root / "figures" / "shapes",
+    }
     for folder in (lab["results"] / "runs", lab["results"] / "figures", lab["figures"]):
         folder.mkdir(parents=True)
 
@@ -59,21 +83,46 @@ def made(tmp_path_factory):
     write("ex2", [experiment.row(net, "default", plain[net], **reported) for net in NETS])
     longer = train(0.55, 3, hidden=[50, 50], batch_norm=True, lam=0.02, n_cycles=3)
     trials = {"coarse": train(0.4, 3, batch_norm=True, lam=0.01), "fine 1": train(0.45, 3, batch_norm=True, lam=0.02)}
-    write("ex3_search", [{"seed": trial["seed"], "stage": stage, "lambda": trial["config"]["lam"], "val_accuracy": trial["val_accuracy"]}
-                         for stage, results in trials.items() for trial in results])
-    write("ex3", [experiment.row(net + bn, "default", nets[net], **reported) for net in NETS for bn, nets in (("", plain), (" BN", normalised))]
-          + [experiment.row("3-layer BN", "best lambda, 3 cycles", longer, **reported)])
+    write(
+        "ex3_search",
+        [
+            {"seed": trial["seed"], "stage": stage, "lambda": trial["config"]["lam"], "val_accuracy": trial["val_accuracy"]}
+            for stage, results in trials.items()
+            for trial in results
+        ],
+    )
+    write(
+        "ex3",
+        [
+            experiment.row(net + bn, "default", nets[net], **reported)
+            for net in NETS
+            for bn, nets in (("", plain), (" BN", normalised))
+        ]
+        + [experiment.row("3-layer BN", "best lambda, 3 cycles", longer, **reported)],
+    )
     for net in NETS:
         plots.figure(lab, "curves", f"ex2-{net}", net, {"without BN": plain[net]})
         plots.figure(lab, "curves", f"ex3-{net}", net, {"without BN": plain[net], "with BN": normalised[net]})
     plots.figure(lab, "curves", "ex3-best-lambda", "3-layer", {"with BN": longer})
-    plots.figure(lab, "search", "ex3-search", "3-layer", trials, draws={"coarse": "10^U(-5, -1)", "fine 1": "U(0.8, 1.2) x best"})
-    cells = {key: train(*((0.1, 1) if key in FAILING else (0.5, 3)), hidden=NETS[key[0]], sigma=key[2], **BN[key[1]])
-             for key in itertools.product(("3-layer", "9-layer"), BN, SIGMAS)}
-    write("sensitivity", [experiment.row(net, f"sigma {sigma:.0e}, {bn}", nets, **reported) for (net, bn, sigma), nets in cells.items()])
+    plots.figure(
+        lab, "search", "ex3-search", "3-layer", trials, draws={"coarse": "10^U(-5, -1)", "fine 1": "U(0.8, 1.2) x best"}
+    )
+    cells = {
+        key: train(*((0.1, 1) if key in FAILING else (0.5, 3)), hidden=NETS[key[0]], sigma=key[2], **BN[key[1]])
+        for key in itertools.product(("3-layer", "9-layer"), BN, SIGMAS)
+    }
+    write(
+        "sensitivity",
+        [experiment.row(net, f"sigma {sigma:.0e}, {bn}", nets, **reported) for (net, bn, sigma), nets in cells.items()],
+    )
     for net in ("3-layer", "9-layer"):
-        plots.figure(lab, "sensitivity", f"sensitivity-{net}", net,
-                     {f"sigma {sigma:.0e}": {bn: cells[net, bn, sigma] for bn in BN} for sigma in SIGMAS})
+        plots.figure(
+            lab,
+            "sensitivity",
+            f"sensitivity-{net}",
+            net,
+            {f"sigma {sigma:.0e}": {bn: cells[net, bn, sigma] for bn in BN} for sigma in SIGMAS},
+        )
     shutil.copy(HOME / "results" / "gradcheck.csv", root / "results")
     return lab["results"]
 
@@ -103,7 +152,10 @@ def markdown_tables(text):
     """The tables of a Markdown text: lists of rows, dicts by the heads, unescaped."""
     found = []
     for lines in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        rows = [[re.sub(r"\\(.)", r"\1", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines.splitlines()]
+        rows = [
+            [re.sub(r"\\(.)", r"\1", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in lines.splitlines()
+        ]
         found.append([dict(zip(rows[0], row, strict=True)) for row in rows[2:]])
     return found
 
@@ -121,7 +173,11 @@ def test_the_numbers_are_those_of_the_results(made, quick):
         for row, line in zip(read(made / f"{name}.csv"), shown, strict=True):
             for part in ("validation", "test"):
                 assert line[f"{part}, %"] == f"{float(row[part]):.2f} ± {float(row[f'{part}_sd']):.2f} ({row[f'{part}_n']})"
-            assert (line["network"], line["setting"], line["A (CIFAR-10)"]) == (row["network"], row["setting"], " ".join(EVIL.split()))
+            assert (line["network"], line["setting"], line["A (CIFAR-10)"]) == (
+                row["network"],
+                row["setting"],
+                " ".join(EVIL.split()),
+            )
     rows = read(made / "sensitivity.csv")
     cells = [cell for line in sensitivity for head, cell in line.items() if head.startswith("sigma")]
     for row, cell in zip(rows, cells, strict=True):
@@ -132,7 +188,8 @@ def test_the_numbers_are_those_of_the_results(made, quick):
     errors = [float(row["complex"]) for row in checked if (row["net"], row["bn"], row["judged"]) == ("8", "before", "relative")]
     assert gradients[0]["before: complex"] == f"{max(errors):.1e}"
     assert [(line["best lambda"], line["validation, %"], line["test, %"]) for line in search] == [
-        ("2.00e-02", f"{44 + 0.2 * seed:.2f}", f"{55 + 0.2 * seed:.2f}") for seed in range(3)]
+        ("2.00e-02", f"{44 + 0.2 * seed:.2f}", f"{55 + 0.2 * seed:.2f}") for seed in range(3)
+    ]
     assert sum(int(line["runs"]) for line in settings) == len(list((made / "runs").iterdir()))
     assert float(shares[-1]["sigma 1e-04"]) < 1e-9 < float(shares[1]["sigma 1e-04"]) and len(shares) == 4
 
@@ -141,7 +198,10 @@ def test_the_comments_follow_from_the_numbers(made, quick):
     _, text = make(made)
     assert "3-layer: +2.00 points (two standard errors: 0.33), a gain" in text
     assert "Without BN: 1 of 6 fail (9-layer, sigma 1e-01)" in text and "BN, eps 2.2e-16: 0 of 6 fail" in text
-    assert "Epsilon may decide 9-layer, sigma 1e-04: with BN, eps 2.2e-16 it reaches 50.20 ± 0.20 (3) %, with BN, eps 1e-5 it fails" in text
+    assert (
+        "Epsilon may decide 9-layer, sigma 1e-04: with BN, eps 2.2e-16 it reaches 50.20 ± 0.20 (3) %, with BN, eps 1e-5 it fails"
+        in text
+    )
     assert "None of the 412 gradients fails" in text and "lambda 2.00e-02" in text and "10^U(-5, -1)" in text
 
 
@@ -161,18 +221,21 @@ def test_another_result_makes_another_report(results, quick):
     assert "the gradient computations are not right" in make(results)[1]
 
 
-@pytest.mark.parametrize("gone, named", [
-    ("../gradcheck.csv", "results/gradcheck.csv is missing; python gradcheck.py --out"),
-    ("ex2.csv", "results/shapes/ex2.csv is missing; python run_ex2.py --seeds 5 --dataset shapes --out"),
-    ("ex3.csv", "results/shapes/ex3.csv is missing; python run_ex3.py --seeds 5 --dataset shapes --out"),
-    ("ex3_search.csv", "results/shapes/ex3_search.csv is missing; python run_ex3.py"),
-    ("sensitivity.csv", "results/shapes/sensitivity.csv is missing; python run_sensitivity.py --seeds 3"),
-    ("figures/ex3-9-layer.json", "results/shapes/figures/ex3-9-layer.json is missing; python run_ex3.py"),
-    ("figures/ex3-best-lambda.json", "results/shapes/figures/ex3-best-lambda.json is missing; python run_ex3.py"),
-    ("runs/50-50_bn_seed=1.json", "results/shapes/runs/50-50_bn_seed=1.json is missing; python run_x.py"),
-    ("runs", "and 2 more like it"),
-    ("figures", "results/shapes/figures describes no runs"),
-])
+@pytest.mark.parametrize(
+    "gone, named",
+    [
+        ("../gradcheck.csv", "results/gradcheck.csv is missing; python gradcheck.py --out"),
+        ("ex2.csv", "results/shapes/ex2.csv is missing; python run_ex2.py --seeds 5 --dataset shapes --out"),
+        ("ex3.csv", "results/shapes/ex3.csv is missing; python run_ex3.py --seeds 5 --dataset shapes --out"),
+        ("ex3_search.csv", "results/shapes/ex3_search.csv is missing; python run_ex3.py"),
+        ("sensitivity.csv", "results/shapes/sensitivity.csv is missing; python run_sensitivity.py --seeds 3"),
+        ("figures/ex3-9-layer.json", "results/shapes/figures/ex3-9-layer.json is missing; python run_ex3.py"),
+        ("figures/ex3-best-lambda.json", "results/shapes/figures/ex3-best-lambda.json is missing; python run_ex3.py"),
+        ("runs/50-50_bn_seed=1.json", "results/shapes/runs/50-50_bn_seed=1.json is missing; python run_x.py"),
+        ("runs", "and 2 more like it"),
+        ("figures", "results/shapes/figures describes no runs"),
+    ],
+)
 def test_what_is_missing_is_named_with_its_command(gone, named, results, quick, capsys):
     path = results / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -180,7 +243,13 @@ def test_what_is_missing_is_named_with_its_command(gone, named, results, quick, 
     errors = capsys.readouterr().err
     assert status == 1 and named in errors and "Missing" in text and len(markdown_tables(text)) >= 3
     if path.suffix == ".csv":
-        for damage in ("", "a,b\n1,2\n", "network,setting\n\"", "\x00", "seed,stage,lambda,val_accuracy,test,validation\nx,x,x,x,x,x\n"):
+        for damage in (
+            "",
+            "a,b\n1,2\n",
+            'network,setting\n"',
+            "\x00",
+            "seed,stage,lambda,val_accuracy,test,validation\nx,x,x,x,x,x\n",
+        ):
             path.write_text(damage)
             assert make(results)[0] == 1
             assert named.replace("missing", "damaged") in capsys.readouterr().err
@@ -203,7 +272,9 @@ def test_every_equation_is_written_in_typst():
     for rows in (make_report.EQUATIONS, make_report.BACKWARD):
         for row in rows:
             assert len(row) in (1, 2) and all(make_report.typst_math(latex) for _, latex in row)
-            assert not re.search(r"[^ ]_|_[^ ]|[<>*]|\\[^a-zA-Z]", "".join(make_report.markdown_math(latex) for _, latex in row))
+            assert not re.search(
+                r"[^ ]_|_[^ ]|[<>*]|\\[^a-zA-Z]", "".join(make_report.markdown_math(latex) for _, latex in row)
+            )
     assert make_report.typst_math(r"\frac{1}{n} G^{T}") == "frac(1, n) G ^(T)"
     with pytest.raises(ValueError, match="nothing"):
         make_report.typst_math(r"\nothing")
@@ -212,8 +283,12 @@ def test_every_equation_is_written_in_typst():
 def test_without_typst_there_is_text_and_a_hint(made, tmp_path):
     (tmp_path / "typst.py").write_text("raise ImportError")
     env = environment(PYTHONPATH=f"{tmp_path}:{HOME}")
-    job = subprocess.run([sys.executable, HOME / "make_report.py", "--results", made, "--out", tmp_path / "out"], env=env,
-                         capture_output=True, text=True)
+    job = subprocess.run(
+        [sys.executable, HOME / "make_report.py", "--results", made, "--out", tmp_path / "out"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert job.returncode == 0
     assert job.stderr.splitlines() == ["make_report.py: the PDF needs Typst: pip install -r requirements-report.txt"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"figures", "report.md", "report.typ"}
@@ -231,11 +306,36 @@ def test_the_pdf_has_at_most_6_pages(made):
 
 def test_what_stands_in_the_data_is_shown_in_the_pdf_as_it_is(made, tmp_path):
     typst = pytest.importorskip("typst", reason="the PDF is not tested without Typst: pip install -r requirements-report.txt")
-    samples = [EVIL, "1. one", "- a", "+ a", "= a", "/ a: b", "http://a.b", "...", "a\nb", "", "\\", "]", "#", "//", "/*", "*/", "--",
-               "'", '"', "@a", "<a>", "$"]
+    samples = [
+        EVIL,
+        "1. one",
+        "- a",
+        "+ a",
+        "= a",
+        "/ a: b",
+        "http://a.b",
+        "...",
+        "a\nb",
+        "",
+        "\\",
+        "]",
+        "#",
+        "//",
+        "/*",
+        "*/",
+        "--",
+        "'",
+        '"',
+        "@a",
+        "<a>",
+        "$",
+    ]
     for text in samples:
-        blocks = [make_report.text(make_report.say("{x} `{x}` *{x}*", x=text)), make_report.items(make_report.say("{x}", x=text)),
-                  make_report.table("t", make_report.say("{x}", x=text), [["a", text], [text, "b"]])]
+        blocks = [
+            make_report.text(make_report.say("{x} `{x}` *{x}*", x=text)),
+            make_report.items(make_report.say("{x}", x=text)),
+            make_report.table("t", make_report.say("{x}", x=text), [["a", text], [text, "b"]]),
+        ]
         (tmp_path / "x.typ").write_text(make_report.typst(blocks), encoding="utf-8")
         typst.compile(str(tmp_path / "x.typ"))
         cells = json.loads(typst.query(str(tmp_path / "x.typ"), "<t>"))[0]["body"]["children"]
@@ -251,12 +351,17 @@ def letters(content):
     if kind == "smartquote":
         return '"' if content.get("double", True) else "'"
     return {"text": content.get("text"), "symbol": content.get("text"), "space": " "}.get(kind) or "".join(
-        letters(content[part]) for part in ("body", "children", "child") if part in content)
+        letters(content[part]) for part in ("body", "children", "child") if part in content
+    )
 
 
 def test_results_that_do_not_fit_together_are_named(results, quick, capsys):
-    for path, change in (("runs/50-50_seed=0.json", {"config": {}}), ("runs/50-50_bn_seed=1.json", {"history": {"epoch": {}}}),
-                         ("figures/sensitivity-9-layer.json", {"runs": {"a": {}}}), ("figures/ex3-search.json", {"more": {}})):
+    for path, change in (
+        ("runs/50-50_seed=0.json", {"config": {}}),
+        ("runs/50-50_bn_seed=1.json", {"history": {"epoch": {}}}),
+        ("figures/sensitivity-9-layer.json", {"runs": {"a": {}}}),
+        ("figures/ex3-search.json", {"more": {}}),
+    ):
         whole = (results / path).read_text()
         (results / path).write_text(json.dumps(json.loads(whole) | change))
         assert make(results)[0] == (0 if "search" in path else 1)  # which is drawn by plots
@@ -265,4 +370,7 @@ def test_results_that_do_not_fit_together_are_named(results, quick, capsys):
 
 
 def test_the_bars_of_the_gradient_check_are_its_own(made, quick):
-    assert f"must not exceed {gradcheck.BARS['relative']['complex']:g} and {gradcheck.BARS['relative']['central']:g}" in make(made)[1]
+    assert (
+        f"must not exceed {gradcheck.BARS['relative']['complex']:g} and {gradcheck.BARS['relative']['central']:g}"
+        in make(made)[1]
+    )

@@ -1,4 +1,5 @@
 """Many runs: the same numbers whatever happens on the way. Kills, restarts, damaged files, company, one job or two."""
+
 import contextlib
 import json
 import os
@@ -17,17 +18,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SMALL, command, environment, results_of, small
 
 import datasets
 import experiment
 import kbn
 import tables
-from conftest import SMALL, command, environment, results_of, small
 
 SEEDS, RUNS = 2, 6  # what conftest.small gives tests/small.py, and what comes of it
 SETTING = experiment.config(hidden=[6], batch_norm=True, n_batch=20, n_s=45, n_cycles=1, eta_max=0.02, momentum=0.9, keep=0.8)
-ABOUT = {"dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]}, "code": {"hidden": "1", "specs": "2"},
-         "versions": {}}
+ABOUT = {
+    "dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]},
+    "code": {"hidden": "1", "specs": "2"},
+    "versions": {},
+}
 KEY = {"config": SETTING, "seed": 3, "dataset": ABOUT["dataset"], "code": "1"}
 
 
@@ -61,6 +65,7 @@ def assert_same(out, undisturbed):
 
 # -------------------------------------------------------------------------------------------------------- kill and go on
 
+
 def left_of(drivers):
     """What joblib left of these processes in /dev/shm."""
     return [path.name for path in Path("/dev/shm").glob("*") if {*map(str, drivers)} & {*re.split("[-_]", path.name)}]
@@ -74,9 +79,15 @@ def test_killed_at_twenty_random_moments_the_end_is_the_same_to_the_bit(undistur
         round_ += 1
         out, before, ended = tmp_path / str(round_), {}, False
         while not ended:
-            job = subprocess.Popen(command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", 1 + kills % 2, "--out", out),
-                                   cwd=tmp_path, env=environment(TMPDIR=str(temporary)), text=True, start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            job = subprocess.Popen(
+                command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", 1 + kills % 2, "--out", out),
+                cwd=tmp_path,
+                env=environment(TMPDIR=str(temporary)),
+                text=True,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
             drivers.append(job.pid)
             deadline = time.monotonic() + 60
             while job.poll() is None and updates_made(out) == before and time.monotonic() < deadline:
@@ -104,8 +115,13 @@ def test_killed_at_twenty_random_moments_the_end_is_the_same_to_the_bit(undistur
 
 
 def test_the_workers_of_a_killed_driver_end_and_leave_nothing(tmp_path):
-    job = subprocess.Popen(command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", 2, "--out", tmp_path), cwd=tmp_path,
-                           env=environment(TMPDIR=str(tmp_path)), start_new_session=True, stdout=subprocess.PIPE)
+    job = subprocess.Popen(
+        command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", 2, "--out", tmp_path),
+        cwd=tmp_path,
+        env=environment(TMPDIR=str(tmp_path)),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+    )
     while not list(tmp_path.rglob("*.checkpoint")):
         assert job.poll() is None
         time.sleep(0.05)
@@ -123,8 +139,13 @@ def test_what_is_cleared_is_a_dead_drivers(tmp_path, monkeypatch):
     dead.wait()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     host = platform.node()
-    stay = {f"kbn-{host}-{os.getpid()}-x", f"kbn-{host}-1-x", f"kbn-another{host}-{dead.pid}-x", f"kbn-{host}-word-x",
-            f"{host}-{dead.pid}-x"}
+    stay = {
+        f"kbn-{host}-{os.getpid()}-x",
+        f"kbn-{host}-1-x",
+        f"kbn-another{host}-{dead.pid}-x",
+        f"kbn-{host}-word-x",
+        f"{host}-{dead.pid}-x",
+    }
     for name in {*stay, f"kbn-{host}-{dead.pid}-x"}:
         (tmp_path / name).mkdir()
         (tmp_path / name / "split").write_text("")
@@ -143,7 +164,9 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
                 callback(state)
                 if len(state["history"]["epoch"]["t"]) == epochs:
                     raise KeyboardInterrupt
+
             return train(train_, val, params, hp, rng, counted, state, net)
+
         return minibatch_gd
 
     _, whole, model = experiment.run(SETTING, 3, toy, ABOUT, tmp_path / "another.json", True)
@@ -160,13 +183,21 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
 
 def test_scratch_of_a_killed_process_is_cleared_when_it_is_old(tmp_path):
     now = time.time()
-    for name, age in ((".run.json.host.1.scratch", 601), (".run.json.host.2.scratch", 599), ("run.json", 10_000),
-                      (".profile", 10_000)):
+    for name, age in (
+        (".run.json.host.1.scratch", 601),
+        (".run.json.host.2.scratch", 599),
+        ("run.json", 10_000),
+        (".profile", 10_000),
+    ):
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (now - age, now - age))
     (tmp_path / ".gone.scratch").symlink_to(tmp_path / "nowhere")  # as one that another driver has just made whole
     tables.clear_scratch(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} - {".gone.scratch"} == {".run.json.host.2.scratch", "run.json", ".profile"}
+    assert {path.name for path in tmp_path.iterdir()} - {".gone.scratch"} == {
+        ".run.json.host.2.scratch",
+        "run.json",
+        ".profile",
+    }
 
 
 def test_a_driver_clears_old_scratch(undisturbed, tmp_path):
@@ -180,6 +211,7 @@ def test_a_driver_clears_old_scratch(undisturbed, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------- checkpoint files
+
 
 def plain(state):
     """A state made of lists and numbers only, which == can compare."""
@@ -195,8 +227,15 @@ def checkpoint(toy, tmp_path):
         if state["t"] == 30:
             states.append(plain(state))
             experiment.write_checkpoint(path, KEY, state, 1.5)
-    kbn.minibatch_gd(toy["train"], toy["val"], kbn.init_params([5, 6, 3], np.random.default_rng(3), True),
-                     {key: SETTING[key] for key in kbn.DEFAULTS}, np.random.default_rng(3), take)
+
+    kbn.minibatch_gd(
+        toy["train"],
+        toy["val"],
+        kbn.init_params([5, 6, 3], np.random.default_rng(3), True),
+        {key: SETTING[key] for key in kbn.DEFAULTS},
+        np.random.default_rng(3),
+        take,
+    )
     return path, states[0]
 
 
@@ -238,8 +277,11 @@ def test_a_flipped_bit_in_a_checkpoint_never_changes_what_is_read(checkpoint, ca
     assert noticed > 350
 
 
-@pytest.mark.parametrize("change", [{"config": SETTING | {"lam": 0.1}}, {"seed": 4}, {"code": "2"},
-                                    {"dataset": ABOUT["dataset"] | {"fingerprint": "1"}}], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize(
+    "change",
+    [{"config": SETTING | {"lam": 0.1}}, {"seed": 4}, {"code": "2"}, {"dataset": ABOUT["dataset"] | {"fingerprint": "1"}}],
+    ids=lambda change: next(iter(change)),
+)
 def test_anothers_checkpoint_is_named_and_not_used(change, checkpoint, capsys):
     path, _ = checkpoint
     assert experiment.read_checkpoint(path, KEY | change) is None
@@ -248,8 +290,12 @@ def test_anothers_checkpoint_is_named_and_not_used(change, checkpoint, capsys):
 
 def test_an_archive_that_is_no_checkpoint_is_named(tmp_path, capsys):
     path = tmp_path / "run.checkpoint"
-    for write in (lambda: path.write_text("{}"), lambda: zipfile.ZipFile(path, "w").close(),
-                  lambda: path.write_bytes(b"\x93NUMPY"), lambda: np.savez(path.open("wb"), W=np.array([object()]))):
+    for write in (
+        lambda: path.write_text("{}"),
+        lambda: zipfile.ZipFile(path, "w").close(),
+        lambda: path.write_bytes(b"\x93NUMPY"),
+        lambda: np.savez(path.open("wb"), W=np.array([object()])),
+    ):
         write()
         assert experiment.read_checkpoint(path, KEY) is None
         assert f"{path} is damaged" in capsys.readouterr().err
@@ -257,13 +303,16 @@ def test_an_archive_that_is_no_checkpoint_is_named(tmp_path, capsys):
 
 # ---------------------------------------------------------------------------------------------------------- result files
 
+
 def test_damaged_and_older_files_are_redone(undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     runs = sorted(tmp_path.rglob("runs/*.json"))
     first = json.loads(runs[0].read_text())
-    damaged = {runs[0]: runs[0].read_text()[:200],
-               runs[1]: json.dumps({key: value for key, value in json.loads(runs[1].read_text()).items() if key != "code"}),
-               runs[2]: json.dumps({key: value for key, value in json.loads(runs[2].read_text()).items() if key != "history"})}
+    damaged = {
+        runs[0]: runs[0].read_text()[:200],
+        runs[1]: json.dumps({key: value for key, value in json.loads(runs[1].read_text()).items() if key != "code"}),
+        runs[2]: json.dumps({key: value for key, value in json.loads(runs[2].read_text()).items() if key != "history"}),
+    }
     for path, text in damaged.items():
         path.write_text(text)
     older = json.loads(runs[3].read_text()) | {"code": "older", "val_accuracy": 2.0}
@@ -287,11 +336,13 @@ def test_fresh_trains_all_again_and_ignores_checkpoints(undisturbed, tmp_path):
 
     def plant():
         """A good checkpoint of this run, but for its b1."""
+
         def take(state):
             if state["t"] == 50:
                 state["params"]["b1"] += 1
                 experiment.write_checkpoint(experiment.checkpoint_of(path), key, state, 0)
                 raise KeyboardInterrupt
+
         data = experiment.arrays_of(datasets.load("shapes", small=True), 1000, 500, "each")
         rng = np.random.default_rng(result["seed"])
         params = kbn.init_params([3072, *config["hidden"], 10], rng, config["batch_norm"])
@@ -310,8 +361,16 @@ def test_fresh_trains_all_again_and_ignores_checkpoints(undisturbed, tmp_path):
 
 
 def test_two_drivers_at_once_in_one_folder_both_succeed(undisturbed, tmp_path):
-    jobs = [subprocess.Popen(command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", n, "--out", tmp_path), text=True,
-                             env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for n in (1, 2)]
+    jobs = [
+        subprocess.Popen(
+            command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", n, "--out", tmp_path),
+            text=True,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for n in (1, 2)
+    ]
     for job in jobs:
         stdout, stderr = job.communicate(timeout=100)
         assert job.returncode == 0 and "Traceback" not in stderr, stderr
@@ -334,6 +393,7 @@ def test_models_predict_what_the_results_say(undisturbed):
 
 # --------------------------------------------------------------------------------------------------------------- sharing
 
+
 def test_code_version_sees_code_and_neither_comments_nor_docstrings(tmp_path):
     def version(text):
         path = tmp_path / f"module{len(list(tmp_path.iterdir()))}.py"
@@ -343,10 +403,21 @@ def test_code_version_sees_code_and_neither_comments_nor_docstrings(tmp_path):
         return experiment.code_version(module)
 
     code = '"""Module."""\nX = 1\n\n\ndef f(x):\n    """Function."""\n    return x + X\n\n\nclass C:\n    """Class."""\n'
-    same = [code.replace("Module", "Any"), code.replace("Function", "änderung"), code.replace('    """Class."""', "    pass"),
-            code.replace("X = 1", "X = 1  # one"), "# first\n" + code, code.replace('    """Function."""\n', "")]
-    other = [code.replace("X = 1", "X = 2"), code.replace("x + X", "X + x"), code.replace("def f(x)", "def f(x, y=0)"),
-             code + 'TEXT = "text"\n', code.replace("return x + X", 'return "x + X"')]
+    same = [
+        code.replace("Module", "Any"),
+        code.replace("Function", "änderung"),
+        code.replace('    """Class."""', "    pass"),
+        code.replace("X = 1", "X = 1  # one"),
+        "# first\n" + code,
+        code.replace('    """Function."""\n', ""),
+    ]
+    other = [
+        code.replace("X = 1", "X = 2"),
+        code.replace("x + X", "X + x"),
+        code.replace("def f(x)", "def f(x, y=0)"),
+        code + 'TEXT = "text"\n',
+        code.replace("return x + X", 'return "x + X"'),
+    ]
     assert {version(text) for text in same} == {version(code)}
     assert len({version(text) for text in [code, *other]}) == len(other) + 1
 
@@ -354,9 +425,18 @@ def test_code_version_sees_code_and_neither_comments_nor_docstrings(tmp_path):
 def describe(config, seed, source, about, path, test, may_diverge):
     """Stands in for experiment.run: says of the arrays it was given what they are, and in which process."""
     arrays = [array for part in ("train", "val", "test") for array in source[part]]
-    return path, {"val_accuracy": 0.0, "process": os.getpid(), "files": sorted({str(getattr(a, "filename", None)) for a in arrays}),
-                  "memmap": all(isinstance(a, np.memmap) for a in arrays), "writeable": any(a.flags.writeable for a in arrays),
-                  "test_accuracy": 0.0}, b""
+    return (
+        path,
+        {
+            "val_accuracy": 0.0,
+            "process": os.getpid(),
+            "files": sorted({str(getattr(a, "filename", None)) for a in arrays}),
+            "memmap": all(isinstance(a, np.memmap) for a in arrays),
+            "writeable": any(a.flags.writeable for a in arrays),
+            "test_accuracy": 0.0,
+        },
+        b"",
+    )
 
 
 def test_two_jobs_read_the_same_mapped_file_and_cannot_write_to_it(tmp_path, monkeypatch):
@@ -387,5 +467,5 @@ def test_results_come_in_the_order_of_the_runs(tmp_path, monkeypatch):
 def test_one_job_trains_in_the_drivers_own_process(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "run", describe)
     lab = experiment.open_lab(experiment.options("", [*SMALL, "--jobs", "1", "--out", str(tmp_path), "--quiet"]), 1)
-    result, = experiment.train(lab, [(experiment.config(), 0)])
+    (result,) = experiment.train(lab, [(experiment.config(), 0)])
     assert result["process"] == os.getpid() and not result["memmap"]

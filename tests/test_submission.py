@@ -1,4 +1,5 @@
 """The one file to hand in is whole, runs without the repository, and gives the drivers' numbers."""
+
 import ast
 import builtins
 import importlib.util
@@ -11,11 +12,11 @@ import textwrap
 
 import numpy as np
 import pytest
+from conftest import HOME, SMALL, call, environment, results_of
 
 import datasets
 import kbn
 import make_submission
-from conftest import HOME, SMALL, call, environment, results_of
 
 SOURCES = make_submission.read_sources()
 DRIVERS = "run_ex2", "run_ex3", "run_sensitivity"
@@ -23,8 +24,8 @@ DRIVERS = "run_ex2", "run_ex3", "run_sensitivity"
 ALL_DRIVERS = f"""
 import matplotlib.figure
 matplotlib.figure.Figure.savefig = lambda *args, **options: None
-import {', '.join(DRIVERS)}
-for driver in ({', '.join(DRIVERS)}):
+import {", ".join(DRIVERS)}
+for driver in ({", ".join(DRIVERS)}):
     driver.main()
 """
 
@@ -51,11 +52,18 @@ def module(file):
 def run(file, *options, cwd):
     """Run assignment3.py without the repository and without anybody's data. Returns the finished process."""
     env = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
-    return subprocess.run([sys.executable, "-W", "error", str(file), *map(str, options)], cwd=cwd, env=env, capture_output=True,
-                          text=True, timeout=200)
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(file), *map(str, options)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ the file itself
+
 
 def test_every_definition_is_there_once_and_is_used(file):
     tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -63,7 +71,9 @@ def test_every_definition_is_there_once_and_is_used(file):
     for statement in tree.body:
         own = make_submission.bound([statement]) if not make_submission.is_main(statement) else []
         names += own
-        used |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)} - set(own)
+        used |= {
+            node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        } - set(own)
     assert len(names) == len(set(names)) > 100
     assert set(names) <= used
     assert not set(names) & set(dir(builtins))
@@ -101,9 +111,27 @@ def test_texts_docstrings_and_equation_numbers_are_kept(file):
 
 def test_it_reads_from_top_to_bottom_in_the_order_of_the_assignment(file):
     text = file.read_text(encoding="utf-8")
-    places = [text.index(f"\ndef {name}(") for name in (
-        "mean_and_sd", "read_cifar10", "draw_shapes", "load", "init_params", "forward", "backward", "compute_cost",
-        "complex_step_gradient", "cyclical_eta", "minibatch_gd", "run_ex2_main", "run_ex3_main", "run_sensitivity_main", "curves", "main")]
+    places = [
+        text.index(f"\ndef {name}(")
+        for name in (
+            "mean_and_sd",
+            "read_cifar10",
+            "draw_shapes",
+            "load",
+            "init_params",
+            "forward",
+            "backward",
+            "compute_cost",
+            "complex_step_gradient",
+            "cyclical_eta",
+            "minibatch_gd",
+            "run_ex2_main",
+            "run_ex3_main",
+            "run_sensitivity_main",
+            "curves",
+            "main",
+        )
+    ]
     assert places == sorted(places)
     lines = text.split("\n")
     assert all(len(line) <= 160 and line == line.rstrip() for line in lines)
@@ -117,6 +145,7 @@ def test_making_it_again_gives_the_same(file):
 
 # ----------------------------------------------------------------------------------------------------- what it computes
 
+
 def test_smoke_gives_the_drivers_numbers_to_the_bit_without_the_repository(file, tmp_path):
     alone, theirs = tmp_path / "alone", tmp_path / "theirs"
     alone.mkdir()
@@ -124,8 +153,14 @@ def test_smoke_gives_the_drivers_numbers_to_the_bit_without_the_repository(file,
     assert job.returncode == 0, job.stderr
     assert "NOT on CIFAR-10" in job.stderr and "Traceback" not in job.stderr
     assert {path.name for path in alone.iterdir()} == {"results", "figures"}
-    drivers = subprocess.run([sys.executable, "-c", ALL_DRIVERS, *SMALL, "--jobs", "1", "--quiet", "--out", theirs],
-                             cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
+    drivers = subprocess.run(
+        [sys.executable, "-c", ALL_DRIVERS, *SMALL, "--jobs", "1", "--quiet", "--out", theirs],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert drivers.returncode == 0, drivers.stderr
 
     ours, expected = results_of(alone), results_of(theirs)
@@ -165,11 +200,14 @@ def test_it_reads_the_official_batches_as_datasets_does(module, tmp_path, monkey
         module.find_cifar10(tmp_path)
 
 
-@pytest.mark.parametrize("options, status, said", [
-    (["--data-dir", "not here"], 1, "data_batch_1 is missing"),
-    (["--seeds", "0"], 2, "'0' is not a whole number of 1 or more"),
-    (["--job", "2"], 2, "--job"),
-])
+@pytest.mark.parametrize(
+    "options, status, said",
+    [
+        (["--data-dir", "not here"], 1, "data_batch_1 is missing"),
+        (["--seeds", "0"], 2, "'0' is not a whole number of 1 or more"),
+        (["--job", "2"], 2, "--job"),
+    ],
+)
 def test_what_is_typed_wrong_is_named_in_one_line(file, options, status, said, tmp_path):
     wrong = run(file, *options, cwd=tmp_path)
     assert wrong.returncode == status and said in wrong.stderr.splitlines()[-1] and "Traceback" not in wrong.stderr
@@ -177,6 +215,7 @@ def test_what_is_typed_wrong_is_named_in_one_line(file, options, status, said, t
 
 
 # --------------------------------------------------------------------------------------------------------- one function
+
 
 @pytest.mark.parametrize("name", [name for name, _ in inspect.getmembers(kbn, inspect.isfunction)])
 def test_a_printed_function_runs_by_itself(name):
@@ -201,13 +240,16 @@ def test_printed_batch_norm_backpass_gives_the_same_numbers(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name, said", [
-    ("batch_norm_backpas", "did you mean batch_norm_backpass"),
-    ("kbn.foward", "did you mean kbn.forward"),
-    ("main", "several modules define main: say "),
-    ("kbn", "there is no kbn"),
-    ("experiment.provenance", "the module kbn as a whole cannot be copied"),
-])
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("batch_norm_backpas", "did you mean batch_norm_backpass"),
+        ("kbn.foward", "did you mean kbn.forward"),
+        ("main", "several modules define main: say "),
+        ("kbn", "there is no kbn"),
+        ("experiment.provenance", "the module kbn as a whole cannot be copied"),
+    ],
+)
 def test_what_cannot_be_printed_is_one_line(name, said, capsys):
     with pytest.raises(SystemExit) as exit:
         make_submission.main(["--function", name])
@@ -232,6 +274,7 @@ def test_list_names_all(capsys):
 
 
 # --------------------------------------------------------------------------------------------------- names and closures
+
 
 def project(folder, **modules):
     """A folder of modules, given by name as indented text, and what read_sources makes of it."""
@@ -311,6 +354,7 @@ def test_names_that_clash_are_told_apart(tmp_path, monkeypatch):
     for name in ("tools", "other", "user"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import user
+
     assert scope["value"](1) == user.value(1)
     for name in ("tools", "other", "user"):
         monkeypatch.delitem(sys.modules, name)
@@ -321,7 +365,10 @@ def test_names_that_clash_are_told_apart(tmp_path, monkeypatch):
 
 
 def test_lines_within_brackets_stay_below_their_bracket(tmp_path):
-    sources = project(tmp_path, tools="def add(*numbers):\n    return sum(numbers)\n", user="""
+    sources = project(
+        tmp_path,
+        tools="def add(*numbers):\n    return sum(numbers)\n",
+        user="""
         import tools
 
 
@@ -333,9 +380,11 @@ def test_lines_within_brackets_stay_below_their_bracket(tmp_path):
                           3)
             return tools.add(
                 y, 4)
-        """)
+        """,
+    )
     text = make_submission.function(sources, "value")
-    assert text.endswith(textwrap.dedent("""
+    assert text.endswith(
+        textwrap.dedent("""
         def value(x):
             y = add(x,
                     add(1,  # one
@@ -344,32 +393,43 @@ def test_lines_within_brackets_stay_below_their_bracket(tmp_path):
                     3)
             return add(
                 y, 4)
-        """))
+        """)
+    )
 
 
-@pytest.mark.parametrize("user, said", [
-    ("import tools\n\ndef value():\n    return getattr(tools, 'draw')\n", "user.py, line 4: the module tools as a whole"),
-    ("import tools\n\ndef value():\n    return tools.drew\n", "user.py, line 4: there is no tools.drew"),
-    ("def value():\n    import tools\n    return tools.draw\n", "user.py, line 2: tools is imported within a function"),
-    ("def value():\n    return nothing\n", "user.py, line 2: nothing is defined nowhere"),
-    ("import tools\n\ndef value():\n    return (tools\n            .draw)\n", "line 4: write module.name in one line"),
-    ("import tools\n\ndef value():\n    return f'{tools.A = }'\n", "a name in it cannot be rewritten"),
-    ("def value():\n    pass\n\ndef value():\n    pass\n", "user.py, line 4: value is defined twice"),
-])
+@pytest.mark.parametrize(
+    "user, said",
+    [
+        ("import tools\n\ndef value():\n    return getattr(tools, 'draw')\n", "user.py, line 4: the module tools as a whole"),
+        ("import tools\n\ndef value():\n    return tools.drew\n", "user.py, line 4: there is no tools.drew"),
+        ("def value():\n    import tools\n    return tools.draw\n", "user.py, line 2: tools is imported within a function"),
+        ("def value():\n    return nothing\n", "user.py, line 2: nothing is defined nowhere"),
+        ("import tools\n\ndef value():\n    return (tools\n            .draw)\n", "line 4: write module.name in one line"),
+        ("import tools\n\ndef value():\n    return f'{tools.A = }'\n", "a name in it cannot be rewritten"),
+        ("def value():\n    pass\n\ndef value():\n    pass\n", "user.py, line 4: value is defined twice"),
+    ],
+)
 def test_what_cannot_be_followed_is_said(user, said, tmp_path):
     with pytest.raises(make_submission.SubmissionError, match=re.escape(said)):
         make_submission.function(project(tmp_path, tools=TOOLS, other=OTHER, user=user), "user.value")
 
 
 def test_a_package_that_may_not_be_used_is_named_with_the_way_to_it(tmp_path):
-    sources = project(tmp_path, tools="import pooch\n\ndef fetch():\n    return pooch.retrieve\n",
-                      user="import tools\n\ndef load():\n    return tools.fetch()\n\ndef main():\n    load()\n")
-    with pytest.raises(make_submission.SubmissionError, match=re.escape("pooch may not be used, but tools.fetch <- user.load <- user.main")):
+    sources = project(
+        tmp_path,
+        tools="import pooch\n\ndef fetch():\n    return pooch.retrieve\n",
+        user="import tools\n\ndef load():\n    return tools.fetch()\n\ndef main():\n    load()\n",
+    )
+    with pytest.raises(
+        make_submission.SubmissionError, match=re.escape("pooch may not be used, but tools.fetch <- user.load <- user.main")
+    ):
         make_submission.closure(sources, [sources["user"]["by_name"]["main"]], allowed=make_submission.ALLOWED)
 
 
 def test_statements_for_effect_come_with_what_they_act_on(tmp_path):
-    sources = project(tmp_path, user="""
+    sources = project(
+        tmp_path,
+        user="""
         import numpy as np
 
         TABLE = {}
@@ -379,6 +439,7 @@ def test_statements_for_effect_come_with_what_they_act_on(tmp_path):
 
         def value():
             return TABLE["one"]
-        """)
+        """,
+    )
     text = make_submission.function(sources, "value")
     assert 'TABLE = {}\nTABLE["one"] = 1\n\n\ndef value' in text and "numpy" not in text
