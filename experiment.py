@@ -55,7 +55,7 @@ SPECS = {
 SMOKE = {"n_train": 1_000, "n_val": 500, "n_s": 20, "n_epochs": 2}
 FALLBACK = {"cifar10": "shapes", "mnist": "grey-shapes", "fashion-mnist": "grey-shapes"}
 CLUSTER_TIMEOUT = 20  # seconds
-# glibc: workers keep the memory of large arrays for the next update, where new pages would cost a convolution a third of its time
+# glibc: workers keep the memory of large arrays for the next update; new pages would cost a convolution a third of its time
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 LONGEST = 60  # letters of a file name that describe a net of layer specs
 MISTAKES = 40
@@ -225,13 +225,21 @@ def provenance(raw):
             "classes": len(raw["classes"]),
             "shape": list(raw["shape"]),
         },
-        "code": {"hidden": code_version(kbn, *PREPARATION), "specs": code_version(kbn, layers, nets, *PREPARATION)},
+        "code": {form: code_version(*code) for form, code in decisive().items()},
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
             "machine": platform.machine(),
             "blas": blas(),
         },
+    }
+
+
+def decisive():
+    """The functions, and the modules of what they use, whose code decides a result, for nets of hidden and of specs."""
+    return {
+        "hidden": ([datasets.split, network, kbn.minibatch_gd, tested], [datasets, kbn]),
+        "specs": ([datasets.split, network, kbn.minibatch_gd, explained, nets.score_moments], [datasets, kbn, layers, nets]),
     }
 
 
@@ -244,13 +252,42 @@ def blas():
     )
 
 
-def code_version(*sources):
-    """A short hash of the code of modules and functions; neither comments nor docstrings change it."""
-    tree = ast.parse("\n".join(map(inspect.getsource, sources)))
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):
-            node.body = [part for part in node.body if not is_text(part)] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
+def code_version(functions, modules):
+    """A short hash of the code of functions, and of all in modules that they lead to. See reached."""
+    return hashlib.sha256("\n".join(sorted(reached(functions, modules))).encode()).hexdigest()[:12]
+
+
+def reached(functions, modules):
+    """The code of functions, and of all in modules that they lead to, found by its names: a set of plain texts."""
+    defined = {}
+    for module in modules:
+        for statement in ast.parse(inspect.getsource(module)).body:
+            for name in names_bound(statement):
+                defined.setdefault(name, []).append(statement)
+    found, todo = set(), [ast.parse(inspect.getsource(function)).body[0] for function in functions]
+    while todo:
+        statement = todo.pop()
+        if plain(statement) not in found:
+            found.add(plain(statement))
+            names = {getattr(part, "id", None) or getattr(part, "attr", None) for part in ast.walk(statement)}
+            todo += [statement for name in names for statement in defined.get(name, [])]
+    return found
+
+
+def names_bound(statement):
+    """The names that a statement at top level defines."""
+    targets = [part for target in getattr(statement, "targets", []) for part in ast.walk(target)]
+    return [statement.name] if hasattr(statement, "name") else [part.id for part in targets if isinstance(part, ast.Name)]
+
+
+def plain(node):
+    """A syntax tree as text, without comments, docstrings and layout, and the same in all versions of Python."""
+    if isinstance(node, list):
+        return " ".join(plain(part) for part in node if not is_text(part))
+    if isinstance(node, ast.AST):
+        fields = (f"{name}={plain(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+        return f"{type(node).__name__}({' '.join(fields)})"
+    return repr(node)
 
 
 def is_text(statement):
@@ -351,9 +388,6 @@ def network(config, shape, K, rng):
         )
     dims = [int(np.prod(shape)), *config["hidden"], K]
     return kbn.MLP, kbn.init_params(dims, rng, config["batch_norm"], config["sigma"])
-
-
-PREPARATION = datasets.split, datasets.mean_and_sd, datasets.standardise, network  # code that results depend on, too
 
 
 def run(config, seed, source, about, path, test, may_diverge=False):
@@ -618,7 +652,7 @@ def cluster_source(lab, about, *division):
 
 
 def train_all_seeds(lab, configs, **options):
-    """Train every config with seeds 0 .. --seeds - 1, options as in train. Returns, for each config, the list of its results."""
+    """Train every config with seeds 0 .. --seeds - 1, options as in train. Returns the list of results of each config."""
     n = lab["opts"].seeds
     results = train(lab, [(config, seed) for config in configs for seed in range(n)], **options)
     return [results[i : i + n] for i in range(0, len(results), n)]

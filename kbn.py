@@ -447,7 +447,7 @@ def load(path, check=None):
         else:
             check_arrays(bags["params"] | bags["stats"], shapes_of(bags["params"]))
         bags["hp"] = check_hp(bags["hp"])
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not a network that kbn.save wrote: {error}") from None
     return tuple(bags.values())
 
@@ -474,7 +474,12 @@ def check_hp(hp):
 
 
 def shapes_of(params):
-    """The shape that each of an MLP's params and stats must have, by the number of layers and their widths."""
+    """The shape that each of an MLP's params and stats must have, by the number of layers and their widths.
+
+    Raises ValueError where params are not matrices.
+    """
+    if "W1" not in params or any(array.ndim != 2 for array in params.values()):
+        raise ValueError("its params are not W1, b1, ..., all of them matrices")
     k, shapes = n_layers(params), {}
     for l in range(1, k + 1):
         m = len(params[f"W{l}"])

@@ -119,7 +119,7 @@ def command(results, name):
 
 
 def read_csv(results, name, driver, numbers):
-    """The rows of results/<dataset>/<name>.csv, those columns as numbers whose names begin with one of numbers. Raises Missing."""
+    """The rows of results/<dataset>/<name>.csv; columns whose names begin with one of numbers as numbers. Raises Missing."""
     path = (results.parent if name == "gradcheck" else results) / f"{name}.csv"
     shown = path.relative_to(results.parent.parent)
     try:
@@ -693,7 +693,7 @@ def share_words(share):
 
 
 def expected_shares(results, nets):
-    """By net, variant and sigma the variance that BN leaves the last hidden layer's scores before training; and chance, in percent."""
+    """By net, variant and sigma the variance that BN leaves the last hidden layer's scores before training; chance, in %."""
     shares, chance = {}, None
     for net in nets:
         _, runs, flat = read_figure(results, f"sensitivity-{net}", "sensitivity")

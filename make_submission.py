@@ -266,7 +266,7 @@ def resolve(sources, definition, replaced=()):
             continue
         else:
             raise SubmissionError(f"{where}, line {node.lineno}: {name} is defined nowhere")
-        owner, name = replaced[target] if target in replaced else target
+        owner, name = dict(replaced).get(target, target)
         if name not in sources[owner]["by_name"]:
             raise SubmissionError(f"{where}, line {node.lineno}: there is no {owner}.{name}")
         definition.references.append(Reference(node, sources[owner]["by_name"][name], name, local, when))

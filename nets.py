@@ -346,14 +346,14 @@ def specs_of(more):
 
 
 def check_model(params, stats, more):
-    """Raises ValueError or KeyError unless params and stats are those of of_model(more). For kbn.load.
+    """Raises ValueError unless params and stats are those of of_model(more). For kbn.load.
 
     Nothing is computed: it takes no memory, whatever sizes the specs ask for.
     """
     if "specs" not in more:
-        if any(array.ndim != 2 for array in params.values()):
-            raise ValueError("its params are not all matrices")
         return kbn.check_arrays(params | stats, kbn.shapes_of(params))
+    if not {"shape", "loss"} <= more.keys():
+        raise ValueError("it holds specs, but not also shape and loss")
     of_model(more)
     _, shapes = sizes(specs_of(more), more["shape"])
     for bag, stat in ((params, False), (stats, True)):

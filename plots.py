@@ -360,7 +360,7 @@ def scores(runs):
 
 
 def filters(runs):
-    """The filters of the first layer, those of an image's planes together: grey, or in colour for three planes. runs: a result."""
+    """The filters of the first layer, an image's planes together: grey, or in colour for three planes. runs: a result."""
     W = np.array(runs["filters"])
     figure = pictures((W - W.min()) / np.ptp(W), [f"{i}" for i in range(1, len(W) + 1)])
     figure.supxlabel(f"{len(W)} filters of {W.shape[2]} x {W.shape[3]}; black {W.min():.2f}, white {W.max():.2f}", fontsize=8)

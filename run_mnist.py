@@ -5,7 +5,8 @@
 
 A fully connected and a convolutional net (twice convolution, ReLU, max pooling, then affine), trained with the softmax loss
 and momentum; and what becomes of them when one thing is changed: with batch normalization, with the SVM loss, without
-momentum, with average pooling. The learning rates are the same. Expect over 98 % for the fully connected net with BN, over 99 % for the convolutional ones.
+momentum, with average pooling. The learning rates are the same. Expect over 98 % for the fully connected net with BN, over
+99 % for the convolutional ones.
 Writes results/<dataset>/mnist.md and .csv, every run in results/<dataset>/runs, and figures/<dataset>/mnist-*.png: curves,
 the filters of the first layer, and the first test digits that the convolutional net with BN takes for others.
 """

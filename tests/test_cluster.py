@@ -107,9 +107,11 @@ def test_a_killed_worker_costs_no_result(cluster, undisturbed, tmp_path):
 def test_a_run_that_kills_its_workers_is_said_in_one_line(cluster):
     address, folder, processes = cluster
     processes.append(start_worker(folder))
-    with pytest.raises(experiment.ClusterError, match="was lost"):
-        with experiment.workers(experiment.options("", ["--cluster", address])) as parallel:
-            list(parallel([joblib.delayed(os._exit)(1)]))
+    with (
+        pytest.raises(experiment.ClusterError, match="was lost"),
+        experiment.workers(experiment.options("", ["--cluster", address])) as parallel,
+    ):
+        list(parallel([joblib.delayed(os._exit)(1)]))
 
 
 def test_a_run_that_diverges_on_a_worker_is_trained_once(cluster, tmp_path):
@@ -121,9 +123,11 @@ def test_a_run_that_diverges_on_a_worker_is_trained_once(cluster, tmp_path):
             file.write("once\n")
         raise FloatingPointError("training diverged")
 
-    with pytest.raises(FloatingPointError, match="training diverged"):
-        with experiment.workers(experiment.options("", ["--cluster", address])) as parallel:
-            list(parallel([joblib.delayed(diverge)()]))
+    with (
+        pytest.raises(FloatingPointError, match="training diverged"),
+        experiment.workers(experiment.options("", ["--cluster", address])) as parallel,
+    ):
+        list(parallel([joblib.delayed(diverge)()]))
     assert (tmp_path / "trained").read_text() == "once\n"
 
 

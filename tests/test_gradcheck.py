@@ -67,7 +67,9 @@ def test_one_wrong_entry_fails_its_parameter_alone(name, key):
 
 
 def test_the_step_decides_the_error():
-    cube = lambda p: (p["A"] ** 3).sum()
+    def cube(p):
+        return (p["A"] ** 3).sum()
+
     grads, _ = gradcheck.central_difference_gradient(cube, {"A": A}, h=1e-2)
     np.testing.assert_allclose(grads["A"] - 3 * A**2, 1e-4, rtol=1e-6)  # h^2 f''' / 6
 

@@ -1,6 +1,9 @@
 """Many runs: the same numbers whatever happens on the way. Kills, restarts, damaged files, company, one job or two."""
 
+import ast
 import contextlib
+import importlib.util
+import inspect
 import json
 import os
 import platform
@@ -12,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 import zipfile
 from pathlib import Path
 
@@ -31,6 +33,11 @@ ABOUT = {
     "dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]},
     "code": {"hidden": "1", "specs": "2"},
     "versions": {},
+}
+CONV = {
+    "specs": [["conv", 2, 3, 1, 1], ["bn"], ["relu"], ["max_pool", 2], ["dropout"], ["affine", 10]],
+    "keep": 0.8,
+    "watched": 9,
 }
 KEY = {"config": SETTING, "seed": 3, "dataset": ABOUT["dataset"], "code": "1"}
 
@@ -394,32 +401,81 @@ def test_models_predict_what_the_results_say(undisturbed):
 # --------------------------------------------------------------------------------------------------------------- sharing
 
 
-def test_code_version_sees_code_and_neither_comments_nor_docstrings(tmp_path):
+def test_code_version_sees_the_code_that_is_reached_and_not_how_it_is_written(tmp_path):
     def version(text):
         path = tmp_path / f"module{len(list(tmp_path.iterdir()))}.py"
         path.write_text(text, encoding="utf-8")
-        module = types.ModuleType(path.stem)
-        module.__file__ = str(path)
-        return experiment.code_version(module)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return experiment.code_version([module.train], [module])
 
-    code = '"""Module."""\nX = 1\n\n\ndef f(x):\n    """Function."""\n    return x + X\n\n\nclass C:\n    """Class."""\n'
+    code = """
+'''Module.'''
+RATE = {"eta": 1}
+LIMIT, OTHER = 7, 8
+
+
+def train(x):
+    '''Train.'''
+    return step(x, f"{LIMIT:.1f} nodes")
+
+
+def step(x, text):
+    return x - RATE["eta"]
+
+
+def save(x):
+    return [x, OTHER]
+"""
     same = [
         code.replace("Module", "Any"),
-        code.replace("Function", "änderung"),
-        code.replace('    """Class."""', "    pass"),
-        code.replace("X = 1", "X = 1  # one"),
-        "# first\n" + code,
-        code.replace('    """Function."""\n', ""),
+        code.replace("Train.", "änderung"),
+        code.replace("    '''Train.'''\n", ""),
+        code.replace("step(x, f", "step(x,  # one\n        f"),
+        code.replace("    return x - RATE", "    # first\n    return (x - RATE").replace('"eta"]\n', "'eta'])\n"),
+        code.replace("[x, OTHER]", "x"),
+        code + 'TEXT = "text"\n',
     ]
     other = [
-        code.replace("X = 1", "X = 2"),
-        code.replace("x + X", "X + x"),
-        code.replace("def f(x)", "def f(x, y=0)"),
-        code + 'TEXT = "text"\n',
-        code.replace("return x + X", 'return "x + X"'),
+        code.replace("x - RATE", "RATE - x"),
+        code.replace('"eta": 1', '"eta": 2'),
+        code.replace("LIMIT, OTHER = 7", "LIMIT, OTHER = 6"),
+        code.replace(":.1f", ":.2f"),
+        code.replace("def train(x)", "def train(x, y=0)"),
+        code.replace("return step", "return -step"),
     ]
+    assert len({code, *same, *other}) == 1 + len(same) + len(other)
     assert {version(text) for text in same} == {version(code)}
     assert len({version(text) for text in [code, *other]}) == len(other) + 1
+
+
+@pytest.mark.parametrize("changes", [{"hidden": [5], "batch_norm": True}, {"hidden": [5]}, CONV])
+def test_the_code_version_covers_all_that_a_run_calls(changes, tmp_path):
+    setting, called = experiment.config(**changes, n_s=5, n_cycles=1, n_batch=20), set()
+    form = "specs" if "specs" in setting else "hidden"
+    roots, modules = experiment.decisive()[form]
+    files = {module.__file__: module for module in modules}
+    raw = datasets.load("shapes", small=True)
+
+    def watch(frame, event, _):
+        if event == "call" and frame.f_code.co_filename in files:
+            called.add((files[frame.f_code.co_filename], frame.f_code.co_qualname.split(".")[0]))
+
+    sys.setprofile(watch)
+    try:
+        data = experiment.arrays_of(raw, 200, 100, "each")
+        experiment.run(setting, 0, data, experiment.provenance(raw), tmp_path / "run.json", test=True)
+    finally:
+        sys.setprofile(None)
+    counted = experiment.reached(roots, modules)
+    others = {"save", "description", "<lambda>"}  # of the model file; in kbn.MLP, which counts as a whole
+    missing = {
+        f"{module.__name__}.{name}"
+        for module, name in called
+        if name not in others and experiment.plain(ast.parse(inspect.getsource(getattr(module, name))).body[0]) not in counted
+    }
+    assert not missing and {name for _, name in called} > {"split", "minibatch_gd", "forward", "evaluate", "draw_weights"}
 
 
 def describe(config, seed, source, about, path, test, may_diverge):

@@ -247,7 +247,7 @@ def test_printed_batch_norm_backpass_gives_the_same_numbers(tmp_path):
         ("kbn.foward", "did you mean kbn.forward"),
         ("main", "several modules define main: say "),
         ("kbn", "there is no kbn"),
-        ("experiment.provenance", "the module kbn as a whole cannot be copied"),
+        ("experiment.provenance", "the module datasets as a whole cannot be copied"),
     ],
 )
 def test_what_cannot_be_printed_is_one_line(name, said, capsys):
