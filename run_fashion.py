@@ -18,28 +18,24 @@ import experiment
 import nets
 import plots
 
+UPDATES = 550  # an epoch of n_batch 100
 DATA = {"scale": "all", "n_train": 55_000, "n_val": 5_000}
-SHAPE = {
-    "MLP": [["affine", 256], ["relu"], ["affine", 128], ["relu"], ["affine", 10]],
-    "CNN": [
-        ["conv", 16, 3, 1, 1],
-        ["relu"],
-        ["max_pool", 2],
-        ["conv", 32, 3, 1, 1],
-        ["relu"],
-        ["max_pool", 2],
-        ["conv", 64, 3, 1, 1],
-        ["relu"],
-        ["affine", 10],
-    ],
+MLP = [["affine", 256], ["relu"], ["affine", 128], ["relu"], ["affine", 10]]
+CNN = [
+    *(["conv", 16, 3, 1, 1], ["max_pool", 2], ["relu"]),  # pooled first, BN and ReLU have a quarter of the work
+    *(["conv", 32, 3, 1, 1], ["max_pool", 2], ["relu"]),
+    *(["conv", 64, 3, 1, 1], ["relu"]),
+    *(["affine", 128], ["relu"], ["affine", 10]),
+]
+MODELS = {
+    "MLP": DATA | {"specs": MLP, "n_s": 10 * UPDATES // 2, "eta_max": 0.03, "lam": 2e-4},
+    "CNN": DATA | {"specs": CNN, "n_s": 6 * UPDATES // 2, "eta_max": 0.05, "lam": 1e-3},
 }
-EPOCHS = {"MLP": 10, "CNN": 6}
 PLACES = {
     "without BN": lambda specs: specs,
     "BN before the activation": lambda specs: nets.with_bn(specs, "before"),
     "BN after the activation": lambda specs: nets.with_bn(specs, "after"),
 }
-UPDATES = 550  # an epoch of n_batch 100
 
 # the claims: short trainings of the MLP, 1000 updates or 10 epochs
 SWEPT = {"scale": "all", "n_train": 10_000, "n_val": 5_000, "n_cycles": 1, "n_s": 500, "eta_max": 0.1, "lam": 1e-4}
@@ -50,15 +46,7 @@ BATCHES = [2, 10, 25, 50, 100, 250, 1000]
 
 def model(net, place):
     """The config of one of the six models."""
-    return DATA | {
-        "specs": PLACES[place](SHAPE[net]),
-        "n_cycles": 1,
-        "n_s": EPOCHS[net] * UPDATES // 2,
-        "eta_max": 0.03,
-        "momentum": 0.9,
-        "lam": 2e-4,
-        "watched": 1_000,
-    }
+    return MODELS[net] | {"specs": PLACES[place](MODELS[net]["specs"]), "n_cycles": 1, "momentum": 0.9, "watched": 1_000}
 
 
 def swept():
@@ -69,7 +57,7 @@ def swept():
         ("equal epochs", "n_batch"): (BATCHES, lambda n: {"n_batch": n, "n_s": 50_000 // n}),
     }
     return {
-        (*panel, place, value): SWEPT | {"specs": specs(SHAPE["MLP"])} | change(value)
+        (*panel, place, value): SWEPT | {"specs": specs(MLP)} | change(value)
         for panel, (values, change) in panels.items()
         for place, specs in SWEPT_PLACES.items()
         for value in values
@@ -107,7 +95,7 @@ def prediction_row(net, place, results):
 
 
 def main():
-    models = {(net, place): model(net, place) for net in SHAPE for place in PLACES}
+    models = {(net, place): model(net, place) for net in MODELS for place in PLACES}
     sweeps = swept()
     configs = [experiment.config(**config) for config in [*models.values(), *sweeps.values()]]
     lab = experiment.open_lab(
@@ -138,7 +126,7 @@ def main():
         ],
     )
 
-    for net in SHAPE:
+    for net in MODELS:
         places = {place: trained[net, place] for place in PLACES}
         plots.figure(lab, "compared", f"fashion-{net}", f"{net}, BN before and after the activation", places)
         plots.figure(lab, "scores", f"fashion-{net}-scores", f"{net}, all scores of a layer, 1,000 training images", places)
@@ -147,7 +135,7 @@ def main():
         "gaps",
         "fashion-gaps",
         "training less test accuracy",
-        {net: {place: trained[net, place] for place in PLACES} for net in SHAPE},
+        {net: {place: trained[net, place] for place in PLACES} for net in MODELS},
     )
     for what in ("eta_max", "n_batch"):
         panels = {
