@@ -1,8 +1,10 @@
 """The data: CIFAR-10, MNIST, Fashion-MNIST, and two synthetic sets of the same forms that need no download.
 
-raw = load("cifar10")        # as published: uint8 images in rows, read from --data-dir or downloaded once
-data = split(raw)            # as the equations want it: standardised, one example a column
-X, y = data["train"]
+    raw = load("cifar10")        # as published: uint8 images in rows, read from --data-dir or downloaded once
+    data = split(raw)            # as the equations want it: standardised, one example a column
+    X, y = data["train"]
+
+Nothing that a file holds is run, and one that is damaged is refused in one line.
 """
 
 import gzip

@@ -1,7 +1,4 @@
-"""Put the tables of results/ into README.md, between the comments that name their files.
-
-python make_readme.py
-"""
+"""Put the tables of results/ into README.md, between the comments that name their files: python make_readme.py"""
 
 import re
 from pathlib import Path
