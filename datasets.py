@@ -64,17 +64,8 @@ def as_published(name, title, classes, shape, images, labels, test_images, test_
     fingerprint = hashlib.sha256()
     for array in (images, labels, test_images, test_labels):
         fingerprint.update(array)
-    return dict(
-        name=name,
-        title=title,
-        classes=classes,
-        shape=shape,
-        images=images,
-        labels=labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        fingerprint=fingerprint.hexdigest()[:12],
-    )
+    about = {"name": name, "title": title, "classes": classes, "shape": shape, "fingerprint": fingerprint.hexdigest()[:12]}
+    return about | {"images": images, "labels": labels, "test_images": test_images, "test_labels": test_labels}
 
 
 def split(raw, n_train=45_000, n_val=5_000, n_test=None, dtype=np.float32, scale="each"):

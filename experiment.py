@@ -218,20 +218,12 @@ def command(opts, dataset):
 
 def provenance(raw):
     """What a result depends on beside its config and seed: the data, the code, and the versions."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(), "blas": blas()}
+    dataset = {"name": raw["name"], "fingerprint": raw["fingerprint"]}
     return {
-        "dataset": {
-            "name": raw["name"],
-            "fingerprint": raw["fingerprint"],
-            "classes": len(raw["classes"]),
-            "shape": list(raw["shape"]),
-        },
+        "dataset": dataset | {"classes": len(raw["classes"]), "shape": list(raw["shape"])},
         "code": {form: code_version(*code) for form, code in decisive().items()},
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "machine": platform.machine(),
-            "blas": blas(),
-        },
+        "versions": versions,
     }
 
 

@@ -56,6 +56,8 @@ BN = ["off", "before", "after"]
 LAMBDAS = [0.0, 0.01]
 D, K, N = 10, 5, 9  # input dimensions, classes, examples in a mini-batch
 LINE = "{net:23} {bn:6} {lam:>6} {parameter:9} {entries:>7} {complex:>12} {central:>12} {kinks:>5}  {verdict}"
+HEAD = {name: name for name in ("parameter", "entries", "kinks", "verdict")}
+HEAD |= {"net": "hidden nodes", "bn": "BN", "lam": "lambda", "complex": "complex step", "central": "central diff"}
 
 
 # ------------------------------------------------------------------------------------------------------- any closure
@@ -233,16 +235,8 @@ def update_error(n_batch, momentum, rng):
     """
     params, X, y = draw([8, 7], "before", rng, n=2 * N)
     eta_min, eta_max, lam, alpha = 0.01, 0.1, 0.01, 0.9
-    hp = {
-        "n_batch": n_batch,
-        "eta_min": eta_min,
-        "eta_max": eta_max,
-        "n_s": 1,
-        "n_cycles": 1,
-        "lam": lam,
-        "alpha": alpha,
-        "momentum": momentum,
-    }
+    hp = {"n_batch": n_batch, "eta_min": eta_min, "eta_max": eta_max, "n_s": 1, "n_cycles": 1, "lam": lam}
+    hp |= {"alpha": alpha, "momentum": momentum}
     seed, measured, expected = rng.integers(2**32), [], []
 
     def watch(state):
@@ -256,10 +250,8 @@ def update_error(n_batch, momentum, rng):
             cost, _, _ = closures(X[:, batch], y[batch], lam, kbn.EPS, "before")
             _, cache = kbn.forward(X[:, batch], params)
             for l in (1, 2):
-                for key, now in (
-                    (f"mu{l}", cache[f"S{l}"].mean(axis=1, keepdims=True)),
-                    (f"v{l}", cache[f"S{l}"].var(axis=1, keepdims=True)),
-                ):
+                S = cache[f"S{l}"]
+                for key, now in ((f"mu{l}", S.mean(axis=1, keepdims=True)), (f"v{l}", S.var(axis=1, keepdims=True))):
                     stats[key] = alpha * stats.get(key, now) + (1 - alpha) * now
             eta, grads = next(etas), complex_step_gradient(cost, params)
             v = {key: momentum * v[key] - eta * grads[key] for key in params}
@@ -298,34 +290,13 @@ def print_header(seed, nets):
     print(f"error  max |a - n| / max(|a|, |n|) over a parameter; bars {relative['complex']:g}, {relative['central']:g}")
     print(f"abs    max(|a|, |n|), where theory says 0; bars {absolute['complex']:g}, {absolute['central']:g}")
     print("kinks  entries left out of the central differences, because a ReLU switches within +-h\n")
-    print(
-        LINE.format(
-            net="hidden nodes",
-            bn="BN",
-            lam="lambda",
-            parameter="parameter",
-            entries="entries",
-            complex="complex step",
-            central="central diff",
-            kinks="kinks",
-            verdict="verdict",
-        )
-    )
+    print(LINE.format(**HEAD))
 
 
 def print_row(row):
     unit = {"relative": "", "absolute": " abs"}[row["judged"]]
-    print(
-        LINE.format_map(
-            {
-                **row,
-                "lam": f"{row['lam']:g}",
-                "complex": f"{row['complex']:.1e}{unit}",
-                "central": f"{row['central']:.1e}{unit}",
-            }
-        ),
-        flush=True,
-    )
+    errors = {method: f"{row[method]:.1e}{unit}" for method in ("complex", "central")}
+    print(LINE.format_map(row | errors | {"lam": f"{row['lam']:g}"}), flush=True)
 
 
 def overview(rows):

@@ -90,14 +90,8 @@ def figure(lab, kind, name, net, runs, **more):
     of experiment.train in dicts and lists, as the function of that kind takes them; more: its other arguments, which
     JSON can hold.
     """
-    description = {
-        "kind": kind,
-        "dataset": lab["title"],
-        "net": net,
-        "command": lab["command"],
-        "more": more,
-        "runs": named(runs),
-    }
+    description = {"kind": kind, "dataset": lab["title"], "net": net, "command": lab["command"]}
+    description |= {"more": more, "runs": named(runs)}
     path = lab["results"] / "figures" / f"{name}.json"
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in description.items()]
     tables.write(path, "{" + ",\n ".join(lines) + "}\n")

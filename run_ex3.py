@@ -39,11 +39,10 @@ def search(lab):
     for stage in ("coarse", "fine 1", "fine 2"):
         draws = []
         for seed, rng in enumerate(rngs):
-            lams = (
-                10 ** rng.uniform(*LOG_RANGE, COARSE)
-                if stage == "coarse"
-                else rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["lambda"]
-            )
+            if stage == "coarse":
+                lams = 10 ** rng.uniform(*LOG_RANGE, COARSE)
+            else:
+                lams = rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["lambda"]
             draws += [(seed, float(lam)) for lam in lams]
         runs = [(experiment.config(**SEARCHED, lam=lam), seed) for seed, lam in draws]
         results[stage] = experiment.train(lab, runs, test=False)

@@ -32,14 +32,8 @@ REPORTED = {
 def main():
     lab = experiment.open_lab(experiment.options(__doc__), len(NETS) * len(BN) * len(SIGMAS))
     cells = [(network, bn, sigma) for network in NETS for bn in BN for sigma in SIGMAS]
-    results = dict(
-        zip(
-            cells,
-            experiment.train_all_seeds(
-                lab, [experiment.config(hidden=NETS[network], sigma=sigma, **BN[bn]) for network, bn, sigma in cells]
-            ),
-        )
-    )
+    configs = [experiment.config(hidden=NETS[network], sigma=sigma, **BN[bn]) for network, bn, sigma in cells]
+    results = dict(zip(cells, experiment.train_all_seeds(lab, configs)))
     table = []
     for (network, bn, sigma), nets in results.items():
         B = REPORTED.get((network, bn), ["", "", ""])[SIGMAS.index(sigma)]
