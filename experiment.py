@@ -143,6 +143,7 @@ def options(doc, argv=None, dataset="cifar10"):
 def guarded(main):
     """Run a driver's main() for the command line: what a user can mend is one line on stderr and exit status 1."""
     name = Path(sys.argv[0]).name
+    sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the terminal lacks
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()

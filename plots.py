@@ -460,4 +460,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the terminal lacks
     sys.exit(main())

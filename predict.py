@@ -147,5 +147,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # for names that it has no letters for
+    sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the terminal lacks
     sys.exit(main())

@@ -29,7 +29,7 @@ CNN = [
 ]
 MODELS = {
     "MLP": DATA | {"specs": MLP, "n_s": 10 * UPDATES // 2, "eta_max": 0.03, "lam": 2e-4},
-    "CNN": DATA | {"specs": CNN, "n_s": 6 * UPDATES // 2, "eta_max": 0.05, "lam": 1e-3},
+    "CNN": DATA | {"specs": CNN, "n_s": 5 * UPDATES // 2, "eta_max": 0.05, "lam": 1e-3},
 }
 PLACES = {
     "without BN": lambda specs: specs,

@@ -266,6 +266,7 @@ def main():
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the terminal lacks
     try:
         main()
     except (datasets.DataError, FloatingPointError, OSError) as error:

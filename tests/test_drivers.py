@@ -109,6 +109,18 @@ def test_help_is_for_people(tmp_path):
     assert "python run_ex3.py --seeds 5" in text and "default" in text and "--smoke" in text
 
 
+def test_odd_folders_and_a_terminal_of_ascii(tmp_path):
+    home = tmp_path / "zwei schöne Örter"
+    home.mkdir()
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii", "COLUMNS": "40"}
+    job = call("run_sensitivity", *SMALL, "--out", "hier & da/日本", cwd=home, env=ascii_only)
+    assert job.returncode == 0 and "Traceback" not in job.stderr and r"mean \xb1 sd" in job.stdout
+    out = home / "hier & da" / "日本"
+    assert len(results_of(out)) == 18 and len(list(out.rglob("*.png"))) == 2
+    again = call("plots", out / "results" / "shapes-smoke", "--format", "svg", "--out", "ä b", cwd=home, env=ascii_only)
+    assert again.returncode == 0 and len(list(home.glob("ä b/*/*.svg"))) == 2
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
