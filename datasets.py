@@ -244,7 +244,7 @@ def extract_cifar10(archive, folder):
                 if member.name in members and member.isreg():
                     with open(folder / members.pop(member.name), "wb") as file:
                         shutil.copyfileobj(tar.extractfile(member), file)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{Path(archive).name}: the download is no archive ({one_line(error)}); {ADVICE}") from error
     if members:
         raise DataError(f"{Path(archive).name}: the archive lacks {', '.join(members)}; {ADVICE}")

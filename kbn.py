@@ -436,7 +436,10 @@ def load(path, check=None):
         with np.load(path, allow_pickle=False) as file:
             for name in file.files:
                 bag, key = name.split(".", 1)
-                bags[bag][key] = file[name].item() if bag == "hp" else file[name]
+                array = file[name]
+                if not isinstance(array, np.ndarray):
+                    raise TypeError(f"{name} is no array")
+                bags[bag][key] = array.item() if bag == "hp" else array
     except OSError:
         raise
     except Exception as error:  # a damaged archive can raise anything

@@ -42,7 +42,9 @@ import tables
 
 SECONDS, MEMORY = 10, 4 * 2**30
 PLACE = st.integers(0, 400) | st.integers(-200_000, -1) | st.integers(-400, -1) | st.integers(0, 2**25)
-DAMAGE = st.tuples(st.sampled_from(["overwrite", "leave out", "repeat", "cut off"]), PLACE, st.binary(min_size=1, max_size=8))
+DAMAGE = st.tuples(
+    st.sampled_from(["overwrite", "overwrite", "leave out", "repeat", "cut off"]), PLACE, st.binary(min_size=1, max_size=8)
+)
 DAMAGES = st.lists(DAMAGE, min_size=1, max_size=4)
 SPECS = [["conv", 4, 3, 1, 1], ["bn"], ["relu"], ["affine", 10]]
 
@@ -208,18 +210,21 @@ def fuzz(what, n, name, content, damage, read, errors):
             with warnings.catch_warnings(record=True) as warned, redirect_stderr(said):
                 try:
                     read(path)
-                    row["read"] += 1
                 except errors as error:
-                    row["refused"] += 1
                     said.write(f"{error}\n")
             lines = said.getvalue().splitlines()
+            row["refused" if lines else "read"] += 1
             duration = time.perf_counter() - start
             assert len(lines) <= 1 and all(path.name in line and len(line) < 500 for line in lines), lines
             assert not warned and duration < SECONDS, (warned, duration)
             row["copies"] += 1
             row["longest, s"] = max(row["longest, s"], round(duration, 2))
 
-        once()
+        try:
+            once()
+        except Exception as error:
+            error.add_note(f"{what}: {name}")
+            raise
     return row
 
 
@@ -231,11 +236,11 @@ def main():
     opts = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         chosen = {what: task for what, task in readers(opts.data_dir, Path(scratch)).items() if opts.only in what}
-    rows = joblib.Parallel(joblib.cpu_count())(
+    rows = joblib.Parallel(joblib.cpu_count(), backend="multiprocessing", batch_size=1)(
         joblib.delayed(fuzz)(what, max(1, int(n * opts.share)), *task) for what, (n, *task) in chosen.items()
     )
     total = {"file": "in all", "bytes": "", **{key: sum(row[key] for row in rows) for key in ("copies", "read", "refused")}}
-    table = tables.markdown([list(rows[0]), *(map(str, row.values()) for row in [*rows, total | {"longest, s": ""}])])
+    table = tables.markdown([list(rows[0]), *(list(map(str, row.values())) for row in [*rows, total | {"longest, s": ""}])])
     print(table, end="")
     if opts.share == 1 and not opts.only:
         tables.write(HOME / "results" / "fuzz.md", table)

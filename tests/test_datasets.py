@@ -760,9 +760,18 @@ def test_refuses_a_link_in_place_of_a_batch(official, server, cache, tmp_path):
     assert "lacks" in refusal(None)
 
 
-def test_refuses_what_is_no_archive(server, cache):
-    server(CIFAR10, {ARCHIVE: b"<html>moved</html>"})
-    assert "no archive" in refusal(None)
+@pytest.mark.parametrize("damage", ["another", "cut", "flipped", "flipped inside"])
+def test_refuses_what_is_no_archive(official, server, cache, damage):
+    whole = archive(official)
+    middle = len(whole) // 2
+    damaged = {
+        "another": b"<html>moved</html>",
+        "cut": whole[:-71],
+        "flipped": whole[:middle] + bytes(8) + whole[middle + 8 :],
+        "flipped inside": gzip.compress(b"\1" * 512 + gzip.decompress(whole)[512:], 1),
+    }
+    server(CIFAR10, {ARCHIVE: damaged[damage]})
+    assert re.search("the download is no archive|the archive lacks", refusal(None))
     assert left_in(cache) == []
 
 

@@ -1,6 +1,7 @@
 """kbn.py against PyTorch, against sums done by hand, and against its own promises. No dataset; all draws are seeded."""
 
 import ast
+import zipfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -844,6 +845,9 @@ def test_what_is_no_saved_network_is_refused(tmp_path):
     kbn.save(path, params, stats, given["hp"])
     whole = path.read_bytes()
     wrong = {"truncated": whole[:-100], "empty": b"", "text": b"hello", "flipped": whole[:300] + b"\0\1\2" + whole[303:]}
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("params.W9.npy", b"no array")
+    wrong["part"] = path.read_bytes()
     for content in wrong.values():
         path.write_bytes(content)
         with pytest.raises(ValueError, match="net.npz is not a network that kbn.save wrote"):
