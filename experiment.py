@@ -198,10 +198,11 @@ def open_lab(opts, runs_a_seed):
             raise OSError(f"{folder}: nothing can be written there ({error.strerror}); name a folder with --out") from None
         tables.clear_scratch(folder)
     if not opts.quiet:
+        where = f"cluster {opts.cluster}" if opts.cluster else f"{opts.jobs} job(s)"
         print(
-            f"{title}: {len(raw['labels'])} training and {len(raw['test_labels'])} test images, {opts.seeds} seed(s), "
-            + (f"cluster {opts.cluster}" if opts.cluster else f"{opts.jobs} job(s)")
+            f"{title}: {len(raw['labels'])} training and {len(raw['test_labels'])} test images, {opts.seeds} seed(s), {where}"
         )
+        print(f"to {os.path.relpath(lab['results'])} and {os.path.relpath(lab['figures'])}", flush=True)
     return lab | {"bar": progress.bar(runs_a_seed * opts.seeds, opts.quiet)}
 
 
@@ -672,9 +673,9 @@ def row(network, setting, results, **reported):
 
 
 def for_people(value):
-    """A table's cell as text: a summary as mean ± sd (n)."""
+    """A table's cell as text: a summary as mean ± sd (n), another number with four digits."""
     if not isinstance(value, tuple):
-        return str(value)
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
     mean, sd, n = value
     return f"{mean:.2f} ({n})" if n == 1 else f"{mean:.2f} ± {sd:.2f} ({n})"
 
@@ -694,4 +695,4 @@ def write_table(lab, name, rows):
     table = tables.markdown([list(rows[0]), *([for_people(value) for value in row.values()] for row in rows)])
     tables.write(lab["results"] / f"{name}.md", table)
     tables.write(lab["results"] / f"{name}.csv", tables.comma_separated([for_programs(row) for row in rows]))
-    print(f"\n{lab['title']}, accuracy in %: mean ± sd (number of seeds)\n\n{table}")
+    print(f"\n{lab['title']}, accuracy in %: mean ± sd (number of seeds)\n\n{table}", end="")

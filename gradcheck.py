@@ -56,8 +56,13 @@ BN = ["off", "before", "after"]
 LAMBDAS = [0.0, 0.01]
 D, K, N = 10, 5, 9  # input dimensions, classes, examples in a mini-batch
 LINE = "{net:23} {bn:6} {lam:>6} {parameter:9} {entries:>7} {complex:>12} {central:>12} {kinks:>5}  {verdict}"
-HEAD = {name: name for name in ("parameter", "entries", "kinks", "verdict")}
-HEAD |= {"net": "hidden nodes", "bn": "BN", "lam": "lambda", "complex": "complex step", "central": "central diff"}
+HEAD = {name: name for name in ("parameter", "entries", "kinks", "verdict")} | {
+    "net": "hidden nodes",
+    "bn": "BN",
+    "lam": "lambda",
+    "complex": "complex step",
+    "central": "central diff",
+}
 
 
 # ------------------------------------------------------------------------------------------------------- any closure

@@ -394,18 +394,18 @@ def loss_section(results, net, out):
 
 
 def search_section(results, out):
-    trials = read_csv(results, "ex3_search", "ex3", ("seed", "lambda", "val_accuracy"))
+    trials = read_csv(results, "ex3_search", "ex3", ("seed", "lambda", "validation"))
     stages = {
         stage: [trial for trial in trials if trial["stage"] == stage]
         for stage in dict.fromkeys(trial["stage"] for trial in trials)
     }
     best = {
-        int(seed): max((trial for trial in trials if trial["seed"] == seed), key=lambda trial: trial["val_accuracy"])
+        int(seed): max((trial for trial in trials if trial["seed"] == seed), key=lambda trial: trial["validation"])
         for seed in sorted({trial["seed"] for trial in trials})
     }
     draws = attempt_value(lambda: read_figure(results, "ex3-search", "ex3")[0]["more"]["draws"], {})
     longer = attempt_value(lambda: {result["seed"]: result for result in read_figure(results, "ex3-best-lambda", "ex3")[2]}, {})
-    winner = max(best, key=lambda seed: best[seed]["val_accuracy"])
+    winner = max(best, key=lambda seed: best[seed]["validation"])
     sentences = [
         say(
             "{stage}: {n} trials{draw}, lambda between {low:.2e} and {high:.2e}.",
@@ -423,7 +423,7 @@ def search_section(results, out):
             n=len(trials),
             lam=best[winner]["lambda"],
             seed=winner,
-            val=100 * best[winner]["val_accuracy"],
+            val=best[winner]["validation"],
             test=tested(longer, winner, best),
         )
     )
@@ -431,14 +431,14 @@ def search_section(results, out):
     body = []
     for seed, trial in best.items():
         mine = [[other for other in chosen if other["seed"] == seed] for chosen in stages.values()]
-        tops = [max(chosen, key=lambda trial: trial["val_accuracy"]) for chosen in mine]
+        tops = [max(chosen, key=lambda trial: trial["validation"]) for chosen in mine]
         body.append(
             [
                 str(seed),
                 str(sum(map(len, mine))),
-                *(f"{top['lambda']:.2e}: {100 * top['val_accuracy']:.2f} %" for top in tops),
+                *(f"{top['lambda']:.2e}: {top['validation']:.2f} %" for top in tops),
                 f"{trial['lambda']:.2e}",
-                f"{100 * trial['val_accuracy']:.2f}",
+                f"{trial['validation']:.2f}",
                 f"{100 * longer[seed]['test_accuracy']:.2f}" if fits(longer, seed, best) else "missing",
             ]
         )

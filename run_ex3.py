@@ -83,7 +83,8 @@ def main():
         },
         experiment.row("3-layer BN", "best lambda, 3 cycles", longer, **{"A (CIFAR-10)": "", "B (CIFAR-10)": "53.92"}),
     ]
-    experiment.write_table(lab, "ex3_search", trials)
+    found = [{"seed": s, "stage": stage, "lambda": lam, "validation": 100 * a} for s, stage, lam, a in map(dict.values, trials)]
+    experiment.write_table(lab, "ex3_search", found)
     experiment.write_table(lab, "ex3", table)
 
     for (network, _, config, _, _), plain, normalised in zip(ROWS[::2], results[::2], results[1::2]):

@@ -123,7 +123,7 @@ def main():
     )
     table = gradient_table()
     tables.write(lab["results"] / "solver_gradients.md", table)
-    print(f"Relative errors of the gradients of a three-layer net\n\n{table}")
+    print(f"\nRelative errors of the gradients of a three-layer net\n\n{table}")
 
     for (network, setting, _, _), trained, name in zip(ROWS, results, ("solver-2-layer", "solver-50-examples")):
         plots.figure(lab, "curves", name, f"{network}, {setting}", {"without BN": trained})

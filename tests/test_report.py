@@ -86,7 +86,7 @@ def made(tmp_path_factory):
     write(
         "ex3_search",
         [
-            {"seed": trial["seed"], "stage": stage, "lambda": trial["config"]["lam"], "val_accuracy": trial["val_accuracy"]}
+            {"seed": trial["seed"], "stage": stage, "lambda": trial["config"]["lam"], "validation": 100 * trial["val_accuracy"]}
             for stage, results in trials.items()
             for trial in results
         ],
@@ -248,7 +248,7 @@ def test_what_is_missing_is_named_with_its_command(gone, named, results, quick, 
             "a,b\n1,2\n",
             'network,setting\n"',
             "\x00",
-            "seed,stage,lambda,val_accuracy,test,validation\nx,x,x,x,x,x\n",
+            "seed,stage,lambda,validation,test\nx,x,x,x,x,x\n",
         ):
             path.write_text(damage)
             assert make(results)[0] == 1
