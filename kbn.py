@@ -86,13 +86,6 @@ def ones_n(A):
     return np.ones_like(A[:1].T)
 
 
-def batch_normalize(S, mu, v, eps=EPS):
-    """Normalise scores S (m, n) by the mean mu and the variance v, both (m, 1). Returns S_hat (m, n). A (11)."""
-    S_hat = S - mu
-    S_hat *= (v + eps) ** -0.5
-    return S_hat
-
-
 def softmax(S):
     """Columns of probabilities and their logarithms, both (K, n), from scores S (K, n). A (4).
 
@@ -104,6 +97,13 @@ def softmax(S):
     P /= Z
     S -= np.log(Z)
     return P, S
+
+
+def batch_normalize(S, mu, v, eps=EPS):
+    """Normalise scores S (m, n) by the mean mu and the variance v, both (m, 1). Returns S_hat (m, n). A (11)."""
+    S_hat = S - mu
+    S_hat *= (v + eps) ** -0.5
+    return S_hat
 
 
 def forward(X, params, stats=None, eps=EPS, bn="before", masks=None):
@@ -149,6 +149,22 @@ def forward(X, params, stats=None, eps=EPS, bn="before", masks=None):
     S += params[f"b{k}"]                                            # (3), (9), (18)
     cache["P"], cache["logP"] = softmax(S)                          # (4), (10), (19)
     return cache["P"], cache
+
+
+def one_hot(y, K, dtype=np.float32):
+    """Labels y (n,) in 0..K-1 as the columns of Y (K, n)."""
+    return (np.arange(K)[:, None] == y).astype(dtype)
+
+
+def cross_entropy(Y, logP):
+    """The mean of -log p_y over the n columns of Y, logP (K, n): the loss, the first term of A (20)."""
+    return -(Y * logP).sum() / Y.shape[1]
+
+
+def penalty(params, lam):
+    """lam times the sum of ||W_l||^2, the second term of A (20)."""
+    weights = (params[f"W{l}"].ravel() for l in range(1, n_layers(params) + 1))
+    return lam * sum(w @ w for w in weights)
 
 
 def backward(Y, params, cache, lam, grads=None):
@@ -216,16 +232,6 @@ def draw_mask(shape, keep, rng, dtype):
 
 # ------------------------------------------------------------------------------------------------- cost and accuracy
 
-def one_hot(y, K, dtype=np.float32):
-    """Labels y (n,) in 0..K-1 as the columns of Y (K, n)."""
-    return (np.arange(K)[:, None] == y).astype(dtype)
-
-
-def cross_entropy(Y, logP):
-    """The mean of -log p_y over the n columns of Y, logP (K, n): the loss, the first term of A (20)."""
-    return -(Y * logP).sum() / Y.shape[1]
-
-
 # What evaluation and training need of a network. nets.build makes the same of a list of layers.
 MLP = {
     "forward": forward,
@@ -235,12 +241,6 @@ MLP = {
     "d": lambda params: params["W1"].shape[1],
     "chunk": 1000,  # columns that are best predicted together
 }
-
-
-def penalty(params, lam):
-    """lam times the sum of ||W_l||^2, the second term of A (20)."""
-    weights = (params[f"W{l}"].ravel() for l in range(1, n_layers(params) + 1))
-    return lam * sum(w @ w for w in weights)
 
 
 def compute_cost(X, Y, params, lam, stats=None, eps=EPS, bn="before", masks=None, net=MLP):
