@@ -20,6 +20,7 @@ cropped, to the size that the network was trained on. One of other proportions i
 """
 
 import argparse
+import logging
 import sys
 import warnings
 
@@ -28,6 +29,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 import kbn
 import nets
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what matters comes as an exception
 
 
 def load_model(path):

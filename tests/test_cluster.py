@@ -204,7 +204,7 @@ def test_a_worker_with_other_code_is_refused(cluster, tmp_path):
     for module in HOME.glob("*.py"):
         (other / module.name).write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
     with open(other / "kbn.py", "a", encoding="utf-8") as kbn:
-        kbn.write("CHANGED = True\n")
+        kbn.write("EPS = EPS + 0\n")
     processes.append(start_worker(folder, PYTHONPATH=str(other)))
     job = call("tests/small", *SMALL, "--cluster", address, "--out", tmp_path / "out", cwd=tmp_path)
     assert "another code" in one_line(job) and not results_of(tmp_path / "out")

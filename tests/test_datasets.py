@@ -760,18 +760,16 @@ def test_refuses_a_link_in_place_of_a_batch(official, server, cache, tmp_path):
     assert "lacks" in refusal(None)
 
 
-@pytest.mark.parametrize("damage", ["another", "cut", "flipped", "flipped inside"])
+@pytest.mark.parametrize("damage", ["another", "cut", "flipped"])
 def test_refuses_what_is_no_archive(official, server, cache, damage):
     whole = archive(official)
-    middle = len(whole) // 2
     damaged = {
         "another": b"<html>moved</html>",
         "cut": whole[:-71],
-        "flipped": whole[:middle] + bytes(8) + whole[middle + 8 :],
-        "flipped inside": gzip.compress(b"\1" * 512 + gzip.decompress(whole)[512:], 1),
+        "flipped": gzip.compress(b"\1" * 512 + gzip.decompress(whole)[512:], 1),
     }
     server(CIFAR10, {ARCHIVE: damaged[damage]})
-    assert re.search("the download is no archive|the archive lacks", refusal(None))
+    assert "no archive" in refusal(None)
     assert left_in(cache) == []
 
 

@@ -354,7 +354,7 @@ def test_fresh_trains_all_again_and_ignores_checkpoints(undisturbed, tmp_path):
         rng = np.random.default_rng(result["seed"])
         params = kbn.init_params([3072, *config["hidden"], 10], rng, config["batch_norm"])
         with pytest.raises(KeyboardInterrupt):
-            kbn.minibatch_gd(data["train"], data["val"], params, {key: config[key] for key in kbn.DEFAULTS}, rng, take)
+            kbn.minibatch_gd(data["train"], data["val"], params, {name: config[name] for name in kbn.DEFAULTS}, rng, take)
 
     plant()
     path.unlink()
