@@ -691,7 +691,7 @@ def for_programs(row):
 
 def write_table(lab, name, rows):
     """Print rows, dicts with the same keys, and write them to name.md and, in full precision, name.csv in the results."""
-    lab["bar"].close()
+    progress.close(lab["bar"])
     table = tables.markdown([list(rows[0]), *([for_people(value) for value in row.values()] for row in rows)])
     tables.write(lab["results"] / f"{name}.md", table)
     tables.write(lab["results"] / f"{name}.csv", tables.comma_separated([for_programs(row) for row in rows]))

@@ -50,15 +50,23 @@ def keep_moving(runs):
 
 
 def found(runs, results):
-    """Take results that were there already out of the bar's account, and say so."""
+    """Take results that were there already out of the bar's account, and say so: of the first ones at once."""
     if results:
         runs.total -= len(results)
         runs.leave = runs.total > 0
         runs.clear()
-        if not runs.disable:
+        if not runs.disable and not hasattr(runs, "more"):
             runs_are = "1 run is" if len(results) == 1 else f"{len(results)} runs are"
             print(f"{runs_are} in the results already (--fresh trains again)", flush=True)
+        runs.more = runs.more + len(results) if hasattr(runs, "more") else 0
         best(runs, results)
+
+
+def close(runs):
+    """End the bar, and say how many more results were there already."""
+    if getattr(runs, "more", 0) and not runs.disable:  # as it is once closed
+        print(f"and {runs.more} more")
+    runs.close()
 
 
 def trained(runs, result):

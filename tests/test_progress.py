@@ -63,8 +63,14 @@ def test_what_was_found_is_not_counted_as_trained(capsys):
     runs = progress.bar(5, False)
     progress.found(runs, [RESULT, {"val_accuracy": 0.7}])
     assert runs.total == 3 and "2 runs are in the results already" in capsys.readouterr().out
+    progress.found(runs, [RESULT])
+    progress.found(runs, [])
+    assert runs.total == 2 and capsys.readouterr().out == ""
     progress.trained(runs, RESULT)
     assert runs.n == 1 and "best validation 70.00 %" in str(runs)
+    for said in ("and 1 more\n", ""):
+        progress.close(runs)
+        assert capsys.readouterr().out == said
 
 
 def test_lines_are_whole_and_not_repeated(capsys):
