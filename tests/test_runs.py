@@ -55,7 +55,7 @@ def updates_made(folder):
     """The t of every checkpoint below a folder, by name."""
     made = {}
     for path in folder.rglob("*.checkpoint"):
-        with np.load(path) as file:
+        with contextlib.suppress(FileNotFoundError), np.load(path) as file:  # its run may just have ended
             made[path.name] = json.loads(file["words"].item())["t"]
     return made
 
