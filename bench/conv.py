@@ -27,7 +27,6 @@ import os
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[name] = "2"  # before numpy and torch, which read it when they are loaded; threadpool_limits goes below
 
-import argparse
 import json
 import platform
 import sys
@@ -54,7 +53,7 @@ import kbn
 import layers
 import nets
 import tables
-from experiment import KEEP_MEMORY, at_least_one
+from experiment import KEEP_MEMORY
 
 N, N_BATCH, K, EPOCH = 2000, 100, 10, 60_000
 BASES = {  # a net's name: the shape of an image, the filters and their size; after each ReLU a 2 x 2 maximum
@@ -317,17 +316,7 @@ def markdown(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rounds", type=at_least_one, default=15, metavar="N", help="how often the three take turns (default %(default)s)"
-    )
-    parser.add_argument(
-        "--steps", type=at_least_one, default=2, metavar="N", help="update steps in a turn (default %(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=HOME / "results" / "bench_conv.json", metavar="FILE", help="default: %(default)s"
-    )
-    args = parser.parse_args()
+    args = step.options(__doc__, 2, "bench_conv.json")
     if not KEEP_MEMORY.items() <= os.environ.items():  # glibc reads it when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)
 

@@ -189,18 +189,20 @@ def markdown(rows):
     return tables.markdown(cells)
 
 
+def options(doc, steps, out):
+    """The options of both benches of a training step; steps, out: what is taken for --steps, and the file in results/."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = "how often the three take turns (default %(default)s)"
+    parser.add_argument("--rounds", type=at_least_one, default=15, metavar="N", help=text)
+    text = "update steps in a turn (default %(default)s)"
+    parser.add_argument("--steps", type=at_least_one, default=steps, metavar="N", help=text)
+    out = HOME / "results" / out
+    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help="default: %(default)s")
+    return parser.parse_args()
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rounds", type=at_least_one, default=15, metavar="N", help="how often the three take turns (default %(default)s)"
-    )
-    parser.add_argument(
-        "--steps", type=at_least_one, default=100, metavar="N", help="update steps in a turn (default %(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=HOME / "results" / "bench_step.json", metavar="FILE", help="default: %(default)s"
-    )
-    args = parser.parse_args()
+    args = options(__doc__, 100, "bench_step.json")
 
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((N, 3072), np.float32).T, rng.integers(10, size=N)
