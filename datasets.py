@@ -16,6 +16,7 @@ import pickle
 import pickletools
 import shutil
 import struct
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -202,7 +203,7 @@ def download(source, cache):
 
 def fetch(source, name, checksum, folder):
     """Download one file into folder, from the first mirror that has it unharmed. Returns its path."""
-    downloader = pooch.HTTPDownloader(progressbar=True, timeout=CONNECT_TIMEOUT)
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=CONNECT_TIMEOUT)
     for url in [mirror + name for mirror in source["mirrors"]]:
         try:
             return pooch.retrieve(url, checksum, fname=name, path=folder, downloader=downloader)
@@ -511,9 +512,9 @@ GREY = 60_000, 1, 28  # and of the other one
 
 
 def read_shapes(size, _, small):
-    """draw_set with a progress bar."""
+    """draw_set with a progress bar, on a terminal."""
     n = sum(SMALL) if small else size[0] + 10_000
-    with tqdm(total=n, desc="drawing shapes", unit="image", delay=2, leave=False) as bar:
+    with tqdm(total=n, desc="drawing shapes", unit="image", delay=2, leave=False, disable=None) as bar:
         return draw_set(*size, small, bar.update)
 
 
