@@ -224,7 +224,7 @@ def provenance(raw):
     dataset = {"name": raw["name"], "fingerprint": raw["fingerprint"]}
     return {
         "dataset": dataset | {"classes": len(raw["classes"]), "shape": list(raw["shape"])},
-        "code": {form: code_version(*code) for form, code in decisive().items()},
+        "code": code_versions(),
         "versions": versions,
     }
 
@@ -246,6 +246,12 @@ def blas():
     )
 
 
+@functools.cache
+def code_versions():
+    """The code_version that a result depends on, for nets of hidden and of specs."""
+    return {form: code_version(*code) for form, code in decisive().items()}
+
+
 def code_version(functions, modules):
     """A short hash of the code of functions, and of all in modules that they lead to. See reached."""
     return hashlib.sha256("\n".join(sorted(reached(functions, modules))).encode()).hexdigest()[:12]
@@ -261,10 +267,11 @@ def reached(functions, modules):
     found, todo = set(), [ast.parse(inspect.getsource(function)).body[0] for function in functions]
     while todo:
         statement = todo.pop()
-        if plain(statement) not in found:
-            found.add(plain(statement))
+        text = plain(statement)
+        if text not in found:
+            found.add(text)
             names = {getattr(part, "id", None) or getattr(part, "attr", None) for part in ast.walk(statement)}
-            todo += [statement for name in names for statement in defined.get(name, [])]
+            todo += [other for name in names for other in defined.get(name, [])]
     return found
 
 

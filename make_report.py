@@ -333,16 +333,9 @@ def depth_section(results):
         )
         for one, other in itertools.pairwise(default)
     ]
-    return [
-        text(say("[ref:tab-ex2] is Exercise 2. Test accuracy without BN as the net gets deeper:")),
-        items(*sentences),
-        table(
-            "tab-ex2",
-            say("Exercise 2, without BN. Accuracy, mean ± sd (number of seeds); A, B and A2 as reported there."),
-            cells(rows, "network", "setting"),
-            wide=[1],
-        ),
-    ]
+    lead = say("[ref:tab-ex2] is Exercise 2. Test accuracy without BN as the net gets deeper:")
+    caption = say("Exercise 2, without BN. Accuracy, mean ± sd (number of seeds); A, B and A2 as reported there.")
+    return accuracies(lead, sentences, "tab-ex2", caption, rows)
 
 
 def normalised_section(results):
@@ -354,16 +347,14 @@ def normalised_section(results):
         one, other = accuracy(plain, "test"), accuracy(normalised, "test")
         spread = "" if math.isnan(one[1] + other[1]) else f"; the sd over the seeds goes from {one[1]:.2f} to {other[1]:.2f}"
         sentences.append(say("{net}: {verdict}{spread}.", net=plain["network"], verdict=compared(one, other), spread=spread))
-    return [
-        text(say("[ref:tab-ex3] is Exercise 3. What BN changes in the test accuracy:")),
-        items(*sentences),
-        table(
-            "tab-ex3",
-            say("Exercise 3. Accuracy, mean ± sd (number of seeds); A and B as reported there."),
-            cells(rows, "network", "setting"),
-            wide=[1],
-        ),
-    ]
+    lead = say("[ref:tab-ex3] is Exercise 3. What BN changes in the test accuracy:")
+    caption = say("Exercise 3. Accuracy, mean ± sd (number of seeds); A and B as reported there.")
+    return accuracies(lead, sentences, "tab-ex3", caption, rows)
+
+
+def accuracies(lead, sentences, label, caption, rows):
+    """The blocks of an exercise: what its table is, what follows from it, and the table of its networks and settings."""
+    return [text(lead), items(*sentences), table(label, caption, cells(rows, "network", "setting"), wide=[1])]
 
 
 def loss_section(results, net, out):

@@ -31,15 +31,17 @@ def bar(total, quiet):
     if quiet or sys.stderr.isatty():
         runs = tqdm(total=total, unit="run", disable=quiet, dynamic_ncols=True, delay=1)
         threading.Thread(target=keep_moving, args=(runs,), daemon=True).start()
-        return runs
-    return tqdm(
-        total=total,
-        file=Lines(),
-        mininterval=SECONDS,
-        maxinterval=SECONDS,
-        miniters=1,
-        bar_format="{n_fmt} of {total_fmt} runs in {elapsed}, {remaining} left{postfix}",
-    )
+    else:
+        runs = tqdm(
+            total=total,
+            file=Lines(),
+            mininterval=SECONDS,
+            maxinterval=SECONDS,
+            miniters=1,
+            bar_format="{n_fmt} of {total_fmt} runs in {elapsed}, {remaining} left{postfix}",
+        )
+    runs.best, runs.more = 0.0, None  # validation accuracy; results found after the first ones
+    return runs
 
 
 def keep_moving(runs):
@@ -55,16 +57,19 @@ def found(runs, results):
         runs.total -= len(results)
         runs.leave = runs.total > 0
         runs.clear()
-        if not runs.disable and not hasattr(runs, "more"):
-            runs_are = "1 run is" if len(results) == 1 else f"{len(results)} runs are"
-            print(f"{runs_are} in the results already (--fresh trains again)", flush=True)
-        runs.more = runs.more + len(results) if hasattr(runs, "more") else 0
+        if runs.more is not None:
+            runs.more += len(results)
+        else:
+            runs.more = 0
+            if not runs.disable:
+                runs_are = "1 run is" if len(results) == 1 else f"{len(results)} runs are"
+                print(f"{runs_are} in the results already (--fresh trains again)", flush=True)
         best(runs, results)
 
 
 def close(runs):
     """End the bar, and say how many more results were there already."""
-    if getattr(runs, "more", 0) and not runs.disable:  # as it is once closed
+    if runs.more and not runs.disable:  # as it is once closed
         print(f"and {runs.more} more")
     runs.close()
 
@@ -77,5 +82,5 @@ def trained(runs, result):
 
 def best(runs, results):
     """Show the best validation accuracy so far."""
-    runs.best = max([getattr(runs, "best", 0.0), *(result["val_accuracy"] for result in results)])
+    runs.best = max([runs.best, *(result["val_accuracy"] for result in results)])
     runs.set_postfix_str(f"best validation {100 * runs.best:.2f} %", refresh=False)

@@ -30,52 +30,45 @@ DRAWS = {"coarse": f"10^U{LOG_RANGE}", "fine 1": f"U{AROUND_BEST} x best", "fine
 
 
 def search(lab):
-    """Search for lambda once for each seed.
-
-    Returns the trials, dicts of seed, stage, lambda, val_accuracy, and their results by stage.
-    """
+    """Search for lambda once for each seed. Returns the trials, results of experiment.train, by stage."""
     rngs = [np.random.default_rng([seed, 3]) for seed in range(lab["opts"].seeds)]
-    trials, results = [], {}
+    trials = {}
     for stage in ("coarse", "fine 1", "fine 2"):
-        draws = []
+        runs = []
         for seed, rng in enumerate(rngs):
             if stage == "coarse":
                 lams = 10 ** rng.uniform(*LOG_RANGE, COARSE)
             else:
-                lams = rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["lambda"]
-            draws += [(seed, float(lam)) for lam in lams]
-        runs = [(experiment.config(**SEARCHED, lam=lam), seed) for seed, lam in draws]
-        results[stage] = experiment.train(lab, runs, test=False)
-        trials += [
-            {"seed": seed, "stage": stage, "lambda": lam, "val_accuracy": result["val_accuracy"]}
-            for (seed, lam), result in zip(draws, results[stage])
-        ]
-    return trials, results
+                lams = rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["config"]["lam"]
+            runs += [(experiment.config(**SEARCHED, lam=lam), seed) for lam in lams.tolist()]
+        trials[stage] = experiment.train(lab, runs, test=False)
+    return trials
 
 
 def best(trials, seed):
     """The trial of this seed with the highest validation accuracy so far."""
-    return max((trial for trial in trials if trial["seed"] == seed), key=lambda trial: trial["val_accuracy"])
+    mine = (trial for stage in trials.values() for trial in stage if trial["seed"] == seed)
+    return max(mine, key=lambda trial: trial["val_accuracy"])
 
 
 def main():
     lab = experiment.open_lab(experiment.options(__doc__), len(ROWS) + COARSE + 2 * FINE + 1)
     results = experiment.train_all_seeds(lab, [experiment.config(**config) for _, _, config, _, _ in ROWS])
-    trials, searched = search(lab)
+    trials = search(lab)
     winners = [best(trials, seed) for seed in range(lab["opts"].seeds)]
+    lams = [winner["config"]["lam"] for winner in winners]
     longer = experiment.train(
-        lab, [(experiment.config(**SEARCHED, lam=winner["lambda"], n_cycles=3), winner["seed"]) for winner in winners]
+        lab, [(experiment.config(**SEARCHED, lam=lam, n_cycles=3), seed) for seed, lam in enumerate(lams)]
     )
 
     table = [
         experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B})
         for (network, setting, _, A, B), nets in zip(ROWS, results)
     ]
-    lams = ", ".join(f"{winner['lambda']:.2e}" for winner in winners)
     table += [
         {
             "network": "3-layer BN",
-            "setting": f"best lambda of 20: {lams}",
+            "setting": "best lambda of 20: " + ", ".join(f"{lam:.2e}" for lam in lams),
             "validation": experiment.summary(winners, "val_accuracy"),
             "test": "",
             "A (CIFAR-10)": "",
@@ -83,7 +76,11 @@ def main():
         },
         experiment.row("3-layer BN", "best lambda, 3 cycles", longer, **{"A (CIFAR-10)": "", "B (CIFAR-10)": "53.92"}),
     ]
-    found = [{"seed": s, "stage": stage, "lambda": lam, "validation": 100 * a} for s, stage, lam, a in map(dict.values, trials)]
+    found = [
+        {"seed": trial["seed"], "stage": stage, "lambda": trial["config"]["lam"], "validation": 100 * trial["val_accuracy"]}
+        for stage, chosen in trials.items()
+        for trial in chosen
+    ]
     experiment.write_table(lab, "ex3_search", found)
     experiment.write_table(lab, "ex3", table)
 
@@ -92,7 +89,7 @@ def main():
             lab, "curves", f"ex3-{network}", f"{network} {config['hidden']}", {"without BN": plain, "with BN": normalised}
         )
     plots.figure(lab, "curves", "ex3-best-lambda", "3-layer [50, 50] with BN, best lambda, 3 cycles", {"with BN": longer})
-    plots.figure(lab, "search", "ex3-search", "3-layer [50, 50] with BN, search for lambda", searched, draws=DRAWS)
+    plots.figure(lab, "search", "ex3-search", "3-layer [50, 50] with BN, search for lambda", trials, draws=DRAWS)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ def load(data_dir, small):
 class Counter:
     """How far an exercise is: a line for each run."""
 
+    more = None  # as in progress.bar, of which this takes the place
+
     def __init__(self, total):
         self.n, self.total = 0, total
 

@@ -68,3 +68,13 @@ def toy():
     y = rng.integers(0, 3, 400)
     X = (rng.standard_normal((3, 5))[y] + rng.standard_normal((400, 5))).T
     return {"train": (X[:, :300], y[:300]), "val": (X[:, 300:350], y[300:350]), "test": (X[:, 350:], y[350:]), "input": {}}
+
+
+def made_result(config, seed, scale, n, **more):
+    """A small result, as experiment writes it, of n epochs whose curves are scale / epoch, with more in it."""
+    t = np.arange(1, n + 1)
+    names = [f"{part}_{what}" for part in ("train", "val") for what in ("cost", "loss", "accuracy")]
+    epoch = {"t": (100 * t).tolist(), **{name: (scale / t + 0.01 * seed).tolist() for name in names}}
+    update = {"t": [0, 1, 2], "eta": [0.0, 0.1, 0.0]}
+    about = {"name": experiment.run_name(config, seed), "config": config, "seed": seed}
+    return about | {"history": {"update": update, "epoch": epoch}} | more

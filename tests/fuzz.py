@@ -130,14 +130,9 @@ def extract(path):
         assert {file.name for file in Path(folder).iterdir()} == set(datasets.CIFAR10_FILES)
 
 
-def read_idx_labels(path):
-    labels = datasets.read_idx(path, (60_000,))
-    assert labels.shape == (60_000,) and labels.dtype == np.uint8
-
-
-def read_idx_images(path):
-    images = datasets.read_idx(path, (10_000, 28, 28))
-    assert images.shape == (10_000, 28, 28) and images.dtype == np.uint8
+def read_idx(path, dims):
+    array = datasets.read_idx(path, dims)
+    assert array.shape == dims and array.dtype == np.uint8
 
 
 def read_batch(path):
@@ -168,14 +163,15 @@ def readers(data_dir, scratch):
     runs = sorted((HOME / "results" / "cifar10" / "runs").glob("*.json"))
     key = {name: json.loads(runs[0].read_text())[name] for name in ("config", "seed", "dataset", "code")}
     found, found_state = partial(experiment.finished, key=key, test=True), partial(experiment.read_checkpoint, key={"seed": 0})
+    read_labels, read_images = partial(read_idx, dims=(60_000,)), partial(read_idx, dims=(10_000, 28, 28))
     mlp, conv, data, form = model(), model(SPECS), datasets.DataError, ValueError
     return {
         "CIFAR-10, a batch": (4_000, "test_batch", batch, damaged, read_batch, data),
         "CIFAR-10, an archive": (8_000, "archive.tar.gz", archive(batch), damaged, extract, data),
         "CIFAR-10, an archive, inside": (8_000, "archive.tar.gz", archive(batch), damaged_inside, extract, data),
-        "MNIST, labels": (16_000, "labels.gz", labels, damaged, read_idx_labels, data),
-        "MNIST, labels, unzipped": (16_000, "labels", gzip.decompress(labels), damaged, read_idx_labels, data),
-        "MNIST, images": (3_000, "images.gz", images, damaged, read_idx_images, data),
+        "MNIST, labels": (16_000, "labels.gz", labels, damaged, read_labels, data),
+        "MNIST, labels, unzipped": (16_000, "labels", gzip.decompress(labels), damaged, read_labels, data),
+        "MNIST, images": (3_000, "images.gz", images, damaged, read_images, data),
         "MNIST, mnist_all.mat": (2_000, "mnist_all.mat", (mnist / "mnist_all.mat").read_bytes(), damaged, read_mat, data),
         "a model": (10_000, "model.npz", mlp, damaged, read_model, form),
         "a model, inside": (10_000, "model.npz", mlp, damaged_member, read_model, form),

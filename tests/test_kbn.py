@@ -23,6 +23,7 @@ except ImportError:
 needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is the oracle here: pip install torch==2.13.0")
 every_bn = pytest.mark.parametrize("bn", [None, "before", "after"])
 seeds = st.integers(0, 2**32 - 1)
+any_bn, any_eps = st.sampled_from([None, "before", "after"]), st.sampled_from([kbn.EPS, 1e-5, 0.1])
 two_etas = st.tuples(st.floats(0, 1e3), st.floats(0, 1e3)).map(sorted)
 
 
@@ -142,8 +143,8 @@ def torch_params(params):
     seed=seeds,
     k=st.integers(1, 9),
     n=st.integers(5, 12),
-    bn=st.sampled_from([None, "before", "after"]),
-    eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]),
+    bn=any_bn,
+    eps=any_eps,
     lam=st.sampled_from([0.0, 0.005, 1.5]),
     dropout=st.booleans(),
 )
@@ -176,8 +177,8 @@ def test_cost_and_gradients_are_pytorchs(seed, k, n, bn, eps, lam, dropout):
     seed=seeds,
     k=st.integers(1, 9),
     n=st.integers(1, 9),
-    bn=st.sampled_from([None, "before", "after"]),
-    eps=st.sampled_from([kbn.EPS, 1e-5, 0.1]),
+    bn=any_bn,
+    eps=any_eps,
 )
 def test_prediction_is_pytorchs(seed, k, n, bn, eps):
     rng, position = np.random.default_rng(seed), bn or "before"

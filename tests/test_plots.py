@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import HOME, call
+from conftest import HOME, call, made_result
 
 import experiment
 import plots
@@ -14,23 +14,8 @@ import plots
 
 def result(seed=0, scale=1.0, **changes):
     """A small result, such as experiment.train returns."""
-    setting, t = experiment.config(**{"hidden": [50, 50], **changes}), np.arange(1, 6)
-    epoch = {
-        "t": (100 * t).tolist(),
-        **{
-            f"{part}_{what}": (scale / t + 0.01 * seed).tolist()
-            for part in ("train", "val")
-            for what in ("cost", "loss", "accuracy")
-        },
-    }
-    return {
-        "name": experiment.run_name(setting, seed),
-        "config": setting,
-        "seed": seed,
-        "val_accuracy": scale / 2,
-        "test_accuracy": 0.5,
-        "history": {"update": {"t": [0, 1, 2], "eta": [0.0, 0.1, 0.0]}, "epoch": epoch},
-    }
+    setting = experiment.config(**{"hidden": [50, 50], **changes})
+    return made_result(setting, seed, scale, 5, val_accuracy=scale / 2, test_accuracy=0.5)
 
 
 @pytest.fixture

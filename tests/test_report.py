@@ -9,9 +9,8 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from conftest import HOME, call, environment
+from conftest import HOME, call, environment, made_result
 
 import experiment
 import gradcheck
@@ -32,27 +31,9 @@ EVIL = '#eval("1") *b* _i_ `r` $x$ @l <t> [h] | \\ // /* -- ~ = "q" £'
 
 def result(config, seed, test):
     """A result as experiment writes it."""
-    t = np.arange(1, 5)
-    epoch = {
-        "t": (100 * t).tolist(),
-        **{
-            f"{part}_{what}": (test / t + 0.01 * seed).tolist()
-            for part in ("train", "val")
-            for what in ("cost", "loss", "accuracy")
-        },
-    }
-    return {
-        "name": experiment.run_name(config, seed),
-        "config": config,
-        "seed": seed,
-        "dataset": {"name": "shapes", "fingerprint": "f00d", "classes": 10, "shape": [3, 32, 32]},
-        "code": "c0de",
-        "versions": {"numpy": "9.9"},
-        "val_accuracy": test - 0.01,
-        "test_accuracy": test,
-        "duration_s": 1.0,
-        "history": {"update": {"t": [0, 1], "eta": [0.0, 0.1]}, "epoch": epoch},
-    }
+    about = {"dataset": {"name": "shapes", "fingerprint": "f00d", "classes": 10, "shape": [3, 32, 32]}, "code": "c0de"}
+    numbers = {"val_accuracy": test - 0.01, "test_accuracy": test, "duration_s": 1.0}
+    return made_result(config, seed, test, 4, **about, versions={"numpy": "9.9"}, **numbers)
 
 
 @pytest.fixture(scope="session")
