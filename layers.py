@@ -1,18 +1,21 @@
-"""The layers of documents C, D and E: forward/backward pairs that nets are put together from, by hand, in numpy.
+"""Layers as forward/backward pairs that nets are made of, by hand, in numpy.
 
     out, cache = x_forward(input, its parameters)      # cache: what backward needs
     G, grad_... = x_backward(G, cache)                 # from dJ/d out to dJ/d input, and dJ/d of each parameter
 
 Columns are examples: X, S (m, n), W (m, d), b, gamma, beta (m, 1). images (n, c, h, w) hold n examples of c channels;
-filters are W (f, c, kh, kw), b (f, 1). Where windows slide, size, stride and pad are one whole number for both
+filters are W (f, c, kh, kw), b (f, 1). The size, stride and pad of sliding windows are one whole number for both
 directions, or two (vertical, horizontal).
 
-In memory the examples come last, (c, h, w, n), as they do in every X (m, n) that a product leaves: so windows are
-gathered and scattered in long runs, and images.reshape(n, -1).T, X.T.reshape(n, c, h, w) and the values of a channel as
-a row are views, not copies. Images in any other order give the same result, after a copy.
+In memory the examples come last, (c, h, w, n), as in every X (m, n) that a product returns. So the innermost loop over
+windows is contiguous, and images.reshape(n, -1).T, X.T.reshape(n, c, h, w) and the values of a channel as a row are views,
+not copies. Images in any other order give the same result, after a copy.
 
-What kbn.py has is taken from there. No input is changed, the precision of the input stays, and complex numbers pass
-through every forward and loss (maxima compare the real parts), so that gradients can be checked by complex steps.
+No input is changed, the precision of the input is kept, and complex numbers pass through every forward and loss (maxima
+compare the real parts), so that gradients can be checked by complex steps.
+
+Sources: the MNIST homework (D), problem 1, for affine, ReLU, convolution, pooling and losses; the CS231n report (C) for the
+two backward passes of batch normalization; the Fashion-MNIST homework (E) for its form with channels; A3 is the assignment.
 """
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,9 +25,9 @@ import kbn
 # ------------------------------------------------------------------------------------ affine and element by element
 
 def affine_forward(X, W, b):
-    """S = W X + b. D 1 (a) (i), A (1).
+    """S = W X + b. D 1 (a) (i), A3 (1).
 
-    X (d, n), W (m, d), b (m, 1). Returns S (m, n) and the cache. Raises ValueError where the shapes do not fit.
+    X (d, n), W (m, d), b (m, 1). Returns S (m, n) and the cache. Raises ValueError if the shapes do not fit.
     """
     if X.ndim != 2 or W.ndim != 2 or len(X) != W.shape[1] or b.shape != (len(W), 1):
         raise ValueError(f"X {X.shape}, W {W.shape} and b {b.shape} do not fit: they must be (d, n), (m, d) and (m, 1)")
@@ -36,7 +39,7 @@ def affine_forward(X, W, b):
 def affine_backward(G, cache, input_gradient=True):
     """G (m, n) dJ/dS. Returns dJ/dX (d, n), grad_W, grad_b.
 
-    Without input_gradient dJ/dX is None, and its product is saved: a net's first layer has nobody to hand it to.
+    The first layer of a net does not need dJ/dX: input_gradient=False skips its product, and returns None in its place.
     """
     X, W = cache
     return W.T @ G if input_gradient else None, G @ X.T, G @ kbn.ones_n(G)
@@ -94,42 +97,40 @@ def dropout_backward(G, cache):
 
 # ------------------------------------------------------------------------------------------------ batch normalization
 
-def batch_norm_forward(S, gamma, beta, stats=None, eps=kbn.EPS):
-    """gamma (S - mu) / sqrt(v + eps) + beta, row by row. A (13)-(16); C, Q2, Algorithm 1.
+def batch_norm_forward(S, gamma, beta, mu=None, v=None, eps=kbn.EPS):
+    """Return gamma (S - mu) / sqrt(v + eps) + beta, row by row, and the cache. A3 (13)-(16); C, Q2, Algorithm 1.
 
-    S (m, n), gamma, beta (m, 1); stats (mu, v), both (m, 1), to predict with, None (training) for the mini-batch's own.
-    Returns the result (m, n) and the cache, a dict. Where stats is None it holds the mini-batch's own "mu" and "v"
-    (divided by n), for the moving averages. Raises ValueError where the shapes do not fit.
+    S (m, n), gamma, beta (m, 1); mu, v (m, 1) to predict with, None (in training) for the mini-batch's own.
+    The cache is a dict; if mu is None it holds the mini-batch's "mu" and "v" (divided by n), for the moving averages.
+    Raises ValueError if the shapes do not fit.
     """
-    if S.ndim != 2 or not all(column.shape == (len(S), 1) for column in (gamma, beta, *(stats or ()))):
-        raise ValueError(f"S {S.shape} does not fit gamma {gamma.shape} and beta {beta.shape}"
-                         + (f", mu {stats[0].shape} and v {stats[1].shape}" if stats else "")
-                         + ": S must be (m, n), the others (m, 1)")
+    columns = {"gamma": gamma, "beta": beta} | ({} if mu is None else {"mu": mu, "v": v})
+    if S.ndim != 2 or any(column.shape != (len(S), 1) for column in columns.values()):
+        found = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+        raise ValueError(f"S {S.shape} does not fit {found}: S must be (m, n), the others (m, 1)")
     cache = {"S": S, "gamma": gamma, "eps": float(eps)}
-    if stats is None:
+    if mu is None:
         average = kbn.ones_n(S) / S.shape[1]
-        cache["mu"] = mu = S @ average                              # A (13)
-        cache["v"] = v = (S - mu) ** 2 @ average                    # A (14)
-    else:
-        mu, v = stats
-    cache["S_hat"] = kbn.batch_normalize(S, mu, v, cache["eps"])    # A (15)
+        cache["mu"] = mu = S @ average                              # A3 (13)
+        cache["v"] = v = (S - mu) ** 2 @ average                    # A3 (14)
+    cache["S_hat"] = kbn.batch_normalize(S, mu, v, cache["eps"])    # A3 (15)
     out = gamma * cache["S_hat"]
-    out += beta                                                     # A (16)
+    out += beta                                                     # A3 (16)
     return out, cache
 
 
 def batch_norm_backward(G, cache):
-    """G (m, n) dJ/d out, propagated in closed form. C, Q2, BatchNorm Backward Alternative; A (25)-(27).
+    """Propagate G (m, n) = dJ/d out in closed form. C, Q2, BatchNorm Backward Alternative; A3 (25)-(27).
 
     Returns dJ/dS (m, n), grad_gamma, grad_beta (m, 1). Raises ValueError if the cache is one of prediction.
-    It is kbn.batch_norm_backpass for G gamma, whose sums over the mini-batch, (36) and (37), are the gradients of gamma
-    and beta already: dJ/dS = gamma / sqrt(v + eps) (G - (grad_beta + S_hat grad_gamma) / n).
+    It equals kbn.batch_norm_backpass for G gamma. The sums over the mini-batch in (36) and (37) are then the gradients of
+    gamma and beta: dJ/dS = gamma / sqrt(v + eps) (G - (grad_beta + S_hat grad_gamma) / n).
     """
     check_own_statistics(cache)
     one = kbn.ones_n(G)
     n, S_hat = len(one), cache["S_hat"]
     grad_gamma = G * S_hat @ one
-    grad_beta = G @ one                                             # A (25)
+    grad_beta = G @ one                                             # A3 (25)
     G_S = S_hat * (grad_gamma / -n)
     G_S -= grad_beta / n
     G_S += G
@@ -138,7 +139,7 @@ def batch_norm_backward(G, cache):
 
 
 def batch_norm_backward_staged(G, cache):
-    """The same as batch_norm_backward, a gate of the computational graph at a time. C, Q2, steps 9 to 0.
+    """Do the same as batch_norm_backward, one gate of the computational graph at a time. C, Q2, steps 9 to 0.
 
     The graph: D = S - mu, v = mean of D^2, sigma = sqrt(v + eps), r = 1 / sigma, S_hat = D r, out = gamma S_hat + beta.
     """
@@ -164,22 +165,22 @@ def batch_norm_backward_staged(G, cache):
 
 
 def check_own_statistics(cache):
-    """Raises ValueError where batch_norm_forward was given its statistics, as in prediction."""
+    """Raise ValueError if batch_norm_forward was given its statistics, as in prediction."""
     if "mu" not in cache:
-        raise ValueError("backward needs the mini-batch's own statistics: call batch_norm_forward without stats")
+        raise ValueError("backward needs the mini-batch's own statistics: call batch_norm_forward without mu and v")
 
 
-def channel_batch_norm_forward(images, gamma, beta, stats=None, eps=kbn.EPS):
-    """batch_norm_forward with statistics over the n h w values of each channel. E, Convolutional Layers.
+def channel_batch_norm_forward(images, gamma, beta, mu=None, v=None, eps=kbn.EPS):
+    """Apply batch_norm_forward with statistics over the n h w values of each channel. E, Convolutional Layers.
 
-    images (n, c, h, w), gamma, beta and, if given, mu, v (c, 1). Returns images and the cache, and raises, as there.
+    images (n, c, h, w); gamma, beta and, if given, mu, v (c, 1). Returns images (n, c, h, w) and the cache.
     """
-    out, cache = batch_norm_forward(channel_rows(images), gamma, beta, stats, eps)
+    out, cache = batch_norm_forward(channel_rows(images), gamma, beta, mu, v, eps)
     return rows_to_images(out, images.shape), cache
 
 
 def channel_batch_norm_backward(G, cache):
-    """G (n, c, h, w) dJ/d out. Returns dJ/d images (n, c, h, w), grad_gamma, grad_beta (c, 1). Raises as there."""
+    """G (n, c, h, w) dJ/d out. Returns dJ/d images (n, c, h, w), grad_gamma, grad_beta (c, 1)."""
     G_rows, grad_gamma, grad_beta = batch_norm_backward(channel_rows(G), cache)
     return rows_to_images(G_rows, G.shape), grad_gamma, grad_beta
 
@@ -187,18 +188,19 @@ def channel_batch_norm_backward(G, cache):
 # -------------------------------------------------------------------------------------------- convolution and pooling
 
 def conv_forward(images, W, b, stride=1, pad=0):
-    """Slide f filters over zero-padded images and sum up what they weigh, as matrix products (im2col). D 1 (a) (iii).
+    """Slide f filters over zero-padded images, as matrix products (im2col). D 1 (a) (iii).
 
-    images (n, c, h, w), W (f, c, kh, kw), b (f, 1). As in all of deep learning, the filters are not flipped.
-    Returns (n, f, h_out, w_out), h_out = (h + 2 pad - kh) / stride + 1, w_out likewise, and the cache. D's matrix M of
-    all windows is kh kw / stride^2 times the size of the images: it is made a band of output rows at a time, here and
-    again in conv_backward, so that it stays in the processor's cache. Raises ValueError where the shapes do not fit, or
-    where the windows do not divide the images.
+    images (n, c, h, w), W (f, c, kh, kw), b (f, 1). The filters are not flipped, as usual in deep learning.
+    Returns (n, f, h_out, w_out), with h_out = (h + 2 pad - kh) / stride + 1 and w_out likewise, and the cache.
+    D's matrix M of all windows is kh kw / stride^2 times the size of the images. It is made for one band of output rows at
+    a time, here and in conv_backward, so that it stays in the processor's cache.
+    Raises ValueError if the shapes do not fit, or if the windows do not divide the images.
     """
     if images.ndim != 4 or W.ndim != 4 or images.shape[1] != W.shape[1] or b.shape != (len(W), 1):
         raise ValueError(f"images {images.shape}, W {W.shape} and b {b.shape} do not fit: "
                          "they must be (n, c, h, w), (f, c, kh, kw) and (f, 1)")
-    padded, size, stride, pad = pad_images(images, W.shape[2:], stride, pad)
+    size, stride, pad, _ = grid(image_sides(images), W.shape[2:], stride, pad)
+    padded = pad_images(images, pad)
     view = windows(padded, size, stride)                            # (c, kh, kw, h_out, w_out, n)
     W_rows = W.reshape(len(W), -1)
     out = np.empty_like(padded, shape=(len(W), *view.shape[3:]), dtype=np.result_type(padded, W))
@@ -210,9 +212,9 @@ def conv_forward(images, W, b, stride=1, pad=0):
 
 
 def conv_backward(G, cache, input_gradient=True):
-    """G (n, f, h_out, w_out) dJ/d out.
+    """G (n, f, h_out, w_out) dJ/d out. Returns dJ/d images (n, c, h, w), grad_W, grad_b.
 
-    Returns dJ/d images (n, c, h, w), grad_W, grad_b. Without input_gradient the first is None, as in affine_backward.
+    input_gradient=False skips dJ/d images, and returns None in its place, as in affine_backward.
     """
     padded, W, stride, pad = cache
     G_rows = channel_rows(G)
@@ -234,7 +236,7 @@ def conv_backward(G, cache, input_gradient=True):
 
 
 def bands(view, size=2**18):
-    """Slices of the output rows of windows (c, kh, kw, h_out, w_out, n), of about size numbers each."""
+    """Return slices of the output rows of windows (c, kh, kw, h_out, w_out, n), with about size numbers each."""
     step = max(1, size * view.shape[3] // view.size)
     return [slice(i, i + step) for i in range(0, view.shape[3], step)]
 
@@ -242,10 +244,11 @@ def bands(view, size=2**18):
 def max_pool_forward(images, size, stride, pad=0):
     """The largest value of each window, channel by channel; the padding is -inf and never wins. D 1 (a) (iv).
 
-    images (n, c, h, w). Returns (n, c, h_out, w_out), as in conv_forward, and the cache. Raises ValueError where the
-    windows do not divide the images, or could lie in the padding alone.
+    images (n, c, h, w). Returns (n, c, h_out, w_out), as in conv_forward, and the cache. Raises ValueError if the windows
+    do not divide the images, or if a window could hold nothing but padding.
     """
-    padded, size, stride, pad = pad_images(images, size, stride, pad, fill=-np.inf)
+    size, stride, pad, _ = grid(image_sides(images), size, stride, pad, whole=False)
+    padded = pad_images(images, pad, fill=-np.inf)
     view = windows(padded, size, stride)
     out = view[:, 0, 0].copy()
     for i, j in np.ndindex(size):
@@ -262,10 +265,10 @@ def max_pool_backward(G, cache):
     G = G.transpose(1, 2, 3, 0)
     G_padded = np.zeros_like(G, shape=padded.shape, order="C")
     view, G_view = windows(padded, size, stride), windows(G_padded, size, stride)
-    left = np.ones_like(out, dtype=bool)                            # windows whose maximum has not been met
+    open_ = np.ones_like(out, dtype=bool)                           # windows whose maximum has not been found yet
     for i, j in np.ndindex(size):
-        here = left & (view[:, i, j] == out)
-        left ^= here
+        here = open_ & (view[:, i, j] == out)
+        open_ ^= here
         G_view[:, i, j] += G * here
     return crop(G_padded, pad)
 
@@ -273,10 +276,11 @@ def max_pool_backward(G, cache):
 def avg_pool_forward(images, size, stride, pad=0):
     """The mean of each window, channel by channel; padded zeros count as values, as in PyTorch's default. D 1 (a) (iv).
 
-    images (n, c, h, w). Returns (n, c, h_out, w_out), as in conv_forward, and the cache. Raises ValueError where the
+    images (n, c, h, w). Returns (n, c, h_out, w_out), as in conv_forward, and the cache. Raises ValueError if the
     windows do not divide the images.
     """
-    padded, size, stride, pad = pad_images(images, size, stride, pad)
+    size, stride, pad, _ = grid(image_sides(images), size, stride, pad)
+    padded = pad_images(images, pad)
     view = windows(padded, size, stride)
     out = np.zeros_like(view[:, 0, 0])
     for i, j in np.ndindex(size):
@@ -299,64 +303,64 @@ def avg_pool_backward(G, cache):
 # -------------------------------------------------------------------------------------------- images and their windows
 
 def channel_rows(images):
-    """Images (n, c, h, w) as a row a channel, (c, h w n)."""
+    """Return images (n, c, h, w) as one row a channel, (c, h w n)."""
     return images.transpose(1, 2, 3, 0).reshape(images.shape[1], -1)
 
 
 def rows_to_images(rows, shape):
-    """The inverse of channel_rows: rows (c, h w n) as images of the shape (n, c, h, w)."""
+    """Return rows (c, h w n) as images of this shape (n, c, h, w): the inverse of channel_rows."""
     n, c, h, w = shape
     return rows.reshape(c, h, w, n).transpose(3, 0, 1, 2)
 
 
-def pad_images(images, size, stride, pad, fill=0.0):
-    """A copy (c, h + 2 pad, w + 2 pad, n) of images (n, c, h, w), with fill around; and size, stride and pad as pairs.
-
-    Raises ValueError as grid does; fill other than 0 is never to fill a whole window.
-    """
+def image_sides(images):
+    """Return (h, w) of images (n, c, h, w). Raises ValueError for an array of other dimensions."""
     if images.ndim != 4:
         raise ValueError(f"images must be (n, c, h, w), not {images.shape}")
+    return images.shape[2:]
+
+
+def pad_images(images, pad, fill=0.0):
+    """Return a copy (c, h + 2 pad, w + 2 pad, n) of images (n, c, h, w) with a border of fill; pad is a pair."""
     n, c, h, w = images.shape
-    size, stride, pad, _ = grid((h, w), size, stride, pad, pixels=fill != 0)
-    padded_size = h + 2 * pad[0], w + 2 * pad[1]
-    padded = np.full_like(images, fill, shape=(c, *padded_size, n), order="C")
+    padded = np.full_like(images, fill, shape=(c, h + 2 * pad[0], w + 2 * pad[1], n), order="C")
     padded[:, pad[0]:pad[0] + h, pad[1]:pad[1] + w] = images.transpose(1, 2, 3, 0)
-    return padded, size, stride, pad
+    return padded
 
 
-def grid(sides, size, stride, pad, pixels=False):
-    """size, stride and pad as pairs, and the numbers (h_out, w_out) of such windows in images of sides (h, w).
+def grid(sides, size, stride, pad, whole=True):
+    """Return size, stride and pad as pairs, and the numbers (h_out, w_out) of such windows in images of sides (h, w).
 
-    Raises ValueError for impossible numbers, unless the windows cover the padded images to the last pixel, and, with
-    pixels, where windows could lie in the padding alone.
+    Raises ValueError for impossible numbers, if the windows do not cover the padded images to the last pixel, and, unless
+    whole is True, if a window could hold nothing but padding.
     """
     size, stride, pad = pair(size, 1, "size"), pair(stride, 1, "stride"), pair(pad, 0, "pad")
     rest = [side + 2 * p - k for side, k, p in zip(sides, size, pad)]
     if min(rest) < 0 or any(r % s for r, s in zip(rest, stride)):
         raise ValueError(f"windows of {size[0]} x {size[1]}, stride {stride[0]} x {stride[1]} and padding "
                          f"{pad[0]} x {pad[1]}, do not divide images of {sides[0]} x {sides[1]}")
-    if pixels and (pad[0] >= size[0] or pad[1] >= size[1]):
+    if not whole and (pad[0] >= size[0] or pad[1] >= size[1]):
         raise ValueError(f"pad {pad} must be less than size {size}: some windows would hold nothing but padding")
     return size, stride, pad, tuple(r // s + 1 for r, s in zip(rest, stride))
 
 
 def crop(padded, pad):
-    """The inverse of pad_images: padded without its border, as images (n, c, h, w)."""
+    """Return padded (c, H, W, n) without its border, as images (n, c, h, w): the inverse of pad_images."""
     _, height, width, _ = padded.shape
     return padded[:, pad[0]:height - pad[0], pad[1]:width - pad[1]].transpose(3, 0, 1, 2)
 
 
 def windows(padded, size, stride):
-    """All windows of padded (c, H, W, n), as a view (c, kh, kw, h_out, w_out, n) that can be written through.
+    """Return all windows of padded (c, H, W, n) as a writeable view (c, kh, kw, h_out, w_out, n).
 
-    [:, i, j] are the pixels that lie i rows and j columns inside their windows. No two of them are the same.
+    [:, i, j] are the pixels i rows and j columns inside their windows; no two of them are the same.
     """
     view = sliding_window_view(padded, size, axis=(1, 2), writeable=True)
     return view[:, ::stride[0], ::stride[1]].transpose(0, 4, 5, 1, 2, 3)
 
 
 def pair(value, least, name):
-    """One whole number for both directions, or two, as (vertical, horizontal). Raises ValueError below least."""
+    """Return one whole number, or two, as (vertical, horizontal). Raises ValueError below least."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2 or not all(isinstance(number, (int, np.integer)) and number >= least for number in both):
         raise ValueError(f"{name} must be a whole number from {least}, or two (vertical, horizontal), not {value!r}")
@@ -365,33 +369,31 @@ def pair(value, least, name):
 
 # ------------------------------------------------------------------------------------------------------------- losses
 
-def softmax_loss(S, y):
-    """The mean cross-entropy of softmax(S). D 1 (a) (v); A (4), (20), (21).
+def softmax_loss(S, Y):
+    """Return the mean cross-entropy of softmax(S), and G = d loss / dS (K, n). D 1 (a) (v); A3 (4), (20), (21).
 
-    S (K, n) scores, y (n,) labels in 0..K-1. Returns the loss and G = d loss / dS (K, n). Raises ValueError for labels
-    that do not fit.
+    S (K, n) scores, Y (K, n) one-hot. Raises ValueError if Y does not fit.
     """
-    Y = labels_to_columns(S, y)
+    check_columns(S, Y)
     P, logP = kbn.softmax(S)
-    return kbn.cross_entropy(Y, logP), (P - Y) / len(y)
+    return kbn.cross_entropy(Y, logP), (P - Y) / Y.shape[1]
 
 
-def svm_loss(S, y):
-    """The mean over the columns of sum over the wrong classes k of max(0, s_k - s_y + 1). D 1 (a) (v).
+def svm_loss(S, Y):
+    """Return the mean over the columns of sum over the wrong classes k of max(0, s_k - s_y + 1), and G. D 1 (a) (v).
 
-    Arguments, results and errors as in softmax_loss; a wrong class exactly at the margin has no part in G.
+    Arguments and errors as in softmax_loss. A class exactly at the margin contributes nothing to G.
     """
-    Y = labels_to_columns(S, y)
+    check_columns(S, Y)
     margins = np.maximum(S - (Y * S).sum(axis=0) + (1 - Y), 0)      # 0 at the right class
     G = (margins > 0).astype(S.dtype)
     G -= Y * G.sum(axis=0)
-    return margins.sum() / len(y), G / len(y)
+    return margins.sum() / Y.shape[1], G / Y.shape[1]
 
 
-def labels_to_columns(S, y):
-    """Labels y (n,) as one-hot Y (K, n), like scores S (K, n). Raises ValueError for labels that do not fit."""
-    if S.ndim != 2 or y.shape != S.shape[1:] or not len(y):
-        raise ValueError(f"scores {S.shape} and labels {y.shape} do not fit: they must be (K, n) and (n,)")
-    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= len(S):
-        raise ValueError(f"labels must be integers in 0..{len(S) - 1}, not {y.dtype} in {y.min()}..{y.max()}")
-    return kbn.one_hot(y, len(S), S.dtype)
+def check_columns(S, Y):
+    """Raise ValueError unless Y has the shape (K, n) of the scores S and one 1 in each column."""
+    if S.ndim != 2 or Y.shape != S.shape or not Y.shape[1]:
+        raise ValueError(f"scores {S.shape} and one-hot labels {Y.shape} must both be (K, n)")
+    if not ((Y == 0) | (Y == 1)).all() or not (Y.sum(axis=0) == 1).all():
+        raise ValueError("each column of Y must hold one 1, at the label, and zeros")

@@ -1,4 +1,4 @@
-"""Nets put together from a list of layer specs, trained by kbn.minibatch_gd like any other. Documents C, D and E.
+"""Nets made of a list of layer specs and trained by kbn.minibatch_gd like any other.
 
     specs = [("conv", 16, 5, 1, 2), ("bn",), ("relu",), ("max_pool", 2), ("affine", 10)]
     params = init_params(specs, (1, 28, 28), rng)
@@ -6,122 +6,111 @@
     params, stats, history = kbn.minibatch_gd(train, val, params, hp, rng, net=net)
     kbn.accuracy(*test, params, stats, net=net)
 
-("affine", m)                       m scores; images are flattened for it. The last layer is one, with m = K
-("conv", f, size, stride=1, pad=0)  f filters. size, stride, pad: a number each, or two (vertical, horizontal)
+("affine", m)                       m scores; images are flattened for it. The last layer is an affine one, with m = K
+("conv", f, size, stride=1, pad=0)  f filters; size, stride, pad: one number each, or two (vertical, horizontal)
 ("max_pool", size, stride=size, pad=0), ("avg_pool", size, stride=size, pad=0)
-("bn",)                             batch normalization of each unit, or each channel of images. It stands before or
-                                    after the activation, as the list has it
+("bn",)                             batch normalization of each unit, or of each channel of images
 ("relu",), ("sigmoid",), ("tanh",)
 ("dropout",)                        in training; hp["keep"] is the probability to keep a value
 
-The weights number the params: W1, b1 are those of the first affine or conv layer; gamma1, beta1, and mu1, v1 in stats,
-belong to the BN between it and W2. A k-layer network has the same params here and in kbn.
+The weights number the params: W1, b1 belong to the first affine or conv layer; gamma1, beta1, and mu1, v1 in stats,
+to the BN between it and W2. A k-layer network has the same params here and in kbn.
 """
-
-import functools
 import inspect
-import json
 import math
 from collections import namedtuple
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 
 import kbn
 import layers
 
-LOSSES = {"softmax": layers.softmax_loss, "svm": layers.svm_loss}
+LARGEST = 2**22  # values that one example may have on its way through a net, against memory exhaustion
 
-LARGEST = 2**22  # values that an example may have on its way through a net; more is a mistake, and would fill the memory
-
-# shapes(shape) -> the shape of one output, and those of its params and stats, for the shape of one input, (m,) or
-# (c, h, w); forward(X, own) -> out, cache, where own holds its params by name, and of stats and masks what it asks for;
-# backward(G, cache) -> dJ/dX, and the gradient of each of its params
-Layer = namedtuple("Layer", "shapes forward backward params stats masks", defaults=((), (), ()))
-
-
-# ------------------------------------------------------------------------------------------------- the kinds of layers
+# shapes(shape, *numbers) -> the shape of an output, and those of the layer's params and stats, for the shape of an input;
+# forward(X, own, *numbers) -> out, cache, where own holds the layer's arrays by name, and eps;
+# backward(G, cache) -> dJ/dX and the gradient of each of its params
+Kind = namedtuple("Kind", "shapes forward backward params stats", defaults=((), ()))
+Step = namedtuple("Step", "kind name numbers l shape")  # a layer of a net, the number of its params, the shape of its input
 
 
-def affine(m):
-    def forward(X, own):
-        return layers.affine_forward(as_columns(X), own["W"], own["b"])
+# --------------------------------------------------------------------------------------------- the kinds of layers
 
-    return Layer(lambda shape: ((m,), units(m, math.prod(shape))), forward, layers.affine_backward, ("W", "b"))
-
-
-def conv(f, size, stride=1, pad=0):
-    def shapes(shape):
-        size_, sides = slide(shape, size, stride, pad)
-        return (f, *sides), units(f, shape[0], *size_)
-
-    def forward(images, own):
-        return layers.conv_forward(images, own["W"], own["b"], stride, pad)
-
-    return Layer(shapes, forward, layers.conv_backward, ("W", "b"))
+def affine_shapes(shape, m):
+    return (m,), weight_shapes(m, shape[0])
 
 
-def units(m, *inputs):
-    """The shapes of the weights and biases of m units or filters."""
+def conv_shapes(shape, f, size, stride=1, pad=0):
+    kernel, sides = slide(shape, size, stride, pad)
+    return (f, *sides), weight_shapes(f, shape[0], *kernel)
+
+
+def max_pool_shapes(shape, size, stride=None, pad=0):
+    return (shape[0], *slide(shape, size, stride or size, pad, whole=False)[1]), {}
+
+
+def avg_pool_shapes(shape, size, stride=None, pad=0):
+    return (shape[0], *slide(shape, size, stride or size, pad)[1]), {}
+
+
+def bn_shapes(shape):
+    return shape, dict.fromkeys(("gamma", "beta", "mu", "v"), (shape[0], 1))
+
+
+def unchanged(shape):
+    return shape, {}
+
+
+def weight_shapes(m, *inputs):
+    """Return the shapes of the weights and biases of m units or filters."""
     if not (isinstance(m, (int, np.integer)) and m > 0):
         raise ValueError(f"the number of units or filters must be a positive integer, not {m!r}")
     return {"W": (m, *inputs), "b": (m, 1)}
 
 
-def slide(shape, size, stride, pad, pixels=False):
-    """size as a pair, and the (h_out, w_out) windows in an image of the shape (c, h, w); pixels as in layers.grid."""
+def slide(shape, size, stride, pad, whole=True):
+    """Return size as a pair, and the (h_out, w_out) windows in an image of this shape (c, h, w). whole: see layers.grid."""
     if len(shape) != 3:
         raise ValueError(f"images (c, h, w) must come in, not {shape}")
-    c, *sides = shape
-    size, _, pad, out = layers.grid(sides, size, stride, pad, pixels)
-    check_size((c, *(side + 2 * p for side, p in zip(sides, pad))))
-    return size, out
+    size, _, pad, sides = layers.grid(shape[1:], size, stride, pad, whole)
+    check_size(shape[0] * math.prod(side + 2 * p for side, p in zip(shape[1:], pad)))
+    return size, sides
 
 
-def check_size(shape):
-    """Raises ValueError where one example of this shape has more values than it may."""
-    if math.prod(shape) > LARGEST:
-        raise ValueError(f"an example of the shape {shape} is too large")
+def check_size(values):
+    """Raise ValueError if one example has more values than LARGEST."""
+    if values > LARGEST:
+        raise ValueError(f"one example has {values} values in the net up to here, more than {LARGEST}")
 
 
-def bn():
-    def shapes(shape):
-        return shape, dict.fromkeys(("gamma", "beta", "mu", "v"), (shape[0], 1))
-
-    def forward(X, own):
-        normalise = layers.channel_batch_norm_forward if X.ndim == 4 else layers.batch_norm_forward
-        return normalise(X, own["gamma"], own["beta"], (own["mu"], own["v"]) if "mu" in own else None, own["eps"])
-
-    def backward(G, cache):
-        return (layers.channel_batch_norm_backward if G.ndim == 4 else layers.batch_norm_backward)(G, cache)
-
-    return Layer(shapes, forward, backward, ("gamma", "beta"), stats=("mu", "v"))
+def bn_forward(X, own):
+    normalise = layers.channel_batch_norm_forward if X.ndim == 4 else layers.batch_norm_forward
+    return normalise(X, own["gamma"], own["beta"], own.get("mu"), own.get("v"), own["eps"])
 
 
-def dropout():
-    def forward(X, own):
-        return layers.dropout_forward(X, own["mask"]) if "mask" in own else (X, 1)
-
-    return Layer(unchanged, forward, layers.dropout_backward, masks=("mask",))
+def bn_backward(G, cache):
+    return (layers.channel_batch_norm_backward if G.ndim == 4 else layers.batch_norm_backward)(G, cache)
 
 
-def pool(pool_forward, pool_backward, pixels=False):
-    def kind(size, stride=None, pad=0):
-        stride = size if stride is None else stride
-        return Layer(
-            lambda shape: ((shape[0], *slide(shape, size, stride, pad, pixels)[1]), {}),
-            lambda images, own: pool_forward(images, size, stride, pad),
-            pool_backward,
-        )
+def dropout(X, own):
+    return layers.dropout_forward(X, own["mask"]) if "mask" in own else (X, 1)
 
-    return kind
+
+def pool(shapes, forward, backward):
+    """Return the Kind of a pooling layer."""
+    return Kind(shapes, lambda X, own, size, stride=None, pad=0: forward(X, size, stride or size, pad), alone(backward))
 
 
 def activation(forward, backward):
-    return lambda: Layer(unchanged, lambda X, own: forward(X), backward)
+    """Return the Kind of a layer without params that works element by element."""
+    return Kind(unchanged, lambda X, own: forward(X), alone(backward))
 
 
-def unchanged(shape):
-    return shape, {}
+def alone(backward):
+    """Return backward(G, cache) -> (dJ/dX,), as a Kind has it, of a layer without params."""
+    return lambda G, cache: (backward(G, cache),)
 
 
 ACTIVATIONS = {
@@ -130,231 +119,179 @@ ACTIVATIONS = {
     "tanh": activation(layers.tanh_forward, layers.tanh_backward),
 }
 KINDS = {
-    "affine": affine,
-    "conv": conv,
-    "max_pool": pool(layers.max_pool_forward, layers.max_pool_backward, pixels=True),
-    "avg_pool": pool(layers.avg_pool_forward, layers.avg_pool_backward),
-    "bn": bn,
-    "dropout": dropout,
+    "affine": Kind(affine_shapes, lambda X, own, m: layers.affine_forward(X, own["W"], own["b"]),
+                   layers.affine_backward, ("W", "b")),
+    "conv": Kind(conv_shapes, lambda X, own, f, size, stride=1, pad=0: layers.conv_forward(X, own["W"], own["b"], stride, pad),
+                 layers.conv_backward, ("W", "b")),
+    "max_pool": pool(max_pool_shapes, layers.max_pool_forward, layers.max_pool_backward),
+    "avg_pool": pool(avg_pool_shapes, layers.avg_pool_forward, layers.avg_pool_backward),
+    "bn": Kind(bn_shapes, bn_forward, bn_backward, ("gamma", "beta"), ("mu", "v")),
+    "dropout": Kind(unchanged, dropout, alone(layers.dropout_backward)),
     **ACTIVATIONS,
 }
+FLATTEN = Kind(lambda shape: ((math.prod(shape),), {}),  # images (n, c, h, w) to columns (c h w, n); inserted by steps_of
+               lambda X, own: (X.reshape(len(X), -1).T, X.shape), lambda G, cache: (G.T.reshape(cache),))
 
 
-# ------------------------------------------------------------------------------------------------------------ the nets
-
+# -------------------------------------------------------------------------------------------------------- the nets
 
 def build(specs, shape, loss="softmax"):
-    """A net for kbn's functions to take in the place of kbn.MLP: a dict of functions that are called like kbn's own.
+    """Return a net that kbn's functions take in place of kbn.MLP.
 
     specs: see above. shape: of one input, (d,) or (c, h, w); X (d, n) holds images plane by plane, one a column.
-    loss: "softmax" or "svm". Raises ValueError for what is no spec, or no loss, and, naming the layer, where a size does
-    not fit.
+    loss: "softmax" or "svm". Raises ValueError for an invalid spec, an unknown loss, or a size that does not fit; the
+    message names the layer.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be {' or '.join(map(repr, LOSSES))}, not {loss!r}")
-    plan, (between, _) = numbered(specs), sizes(specs, shape)
-    shape = between[0]
-    return {
-        "forward": functools.partial(forward, plan, shape),
-        "backward": functools.partial(backward, plan, LOSSES[loss]),
-        "dropout_masks": functools.partial(dropout_masks, plan, between),
-        "loss": lambda Y, cache: LOSSES[loss](cache["scores"], Y.argmax(axis=0))[0],
-        "d": lambda params: math.prod(shape),
-        "chunk": 100 if "conv" in (kind for kind, *_ in specs) else 1000,
-    }
+    if loss not in ("softmax", "svm"):
+        raise ValueError(f"loss must be 'softmax' or 'svm', not {loss!r}")
+    steps = steps_of(specs, shape)
+    return SimpleNamespace(
+        forward=partial(forward, steps),
+        backward=partial(backward, steps, loss),
+        dropout_masks=partial(dropout_masks, steps),
+        loss=lambda Y, cache: loss_and_gradient(loss, Y, cache)[0],
+        d=lambda params: math.prod(steps[0].shape),
+        chunk=100 if any(step.name == "conv" for step in steps) else 1000,
+    )
 
 
-def numbered(specs):
-    """For each of specs its Layer, and the number l of the last weights up to it. Raises ValueError for what is none."""
+def steps_of(specs, shape):
+    """Return the Step of each layer. Raises ValueError as build does."""
+    shape = np.asarray(shape).tolist()
+    if not (isinstance(shape, list) and len(shape) in (1, 3) and all(type(side) is int and side > 0 for side in shape)):
+        raise ValueError(f"the shape of an input must be (d,) or (c, h, w), positive integers, not {shape!r:.60}")
     if not isinstance(specs, (list, tuple)):
         raise ValueError(f"a net is a list of layers, not {specs!r:.60}")
-    plan, l = [], 0
+    steps, shape, l, values = [], tuple(shape), 0, math.prod(shape)
     for spec in specs:
-        kind, *numbers = spec if isinstance(spec, (list, tuple)) and spec else [None]
-        if not isinstance(kind, str) or kind not in KINDS:
+        name, *numbers = spec if isinstance(spec, (list, tuple)) and spec else [None]
+        if not isinstance(name, str) or name not in KINDS:
             raise ValueError(f"there is no layer {spec!r:.60}; there are {', '.join(KINDS)}")
+        kind = KINDS[name]
+        if name == "affine" and len(shape) == 3:
+            steps.append(Step(FLATTEN, "flatten", [], l, shape))
+            shape = (math.prod(shape),)
+        l += "W" in kind.params
         try:
-            layer = KINDS[kind](*numbers)
+            inspect.signature(kind.shapes).bind(shape, *numbers)
         except TypeError:
-            names = ", ".join(inspect.signature(KINDS[kind]).parameters)
+            names = ", ".join(list(inspect.signature(kind.shapes).parameters)[1:])
             raise ValueError(f"layer {tuple(spec)!r:.60} must hold the kind and {names or 'nothing else'}") from None
-        l += "W" in layer.params
-        if any(m == l and set(other.params + other.masks) & set(layer.params + layer.masks) for other, m in plan):
-            raise ValueError(f"there are two {kind} layers between one affine or conv layer and the next")
-        plan.append((layer, l))
-    if not plan or kind != "affine":
-        raise ValueError("the last layer must be an affine one")
-    return plan
-
-
-def with_bn(specs, position="before"):
-    """The same specs with a ("bn",) before or after every activation."""
-    pairs = ([["bn"], spec] if position == "before" else [spec, ["bn"]] for spec in specs)
-    return [layer for spec, pair in zip(specs, pairs) for layer in (pair if spec[0] in ACTIVATIONS else [spec])]
-
-
-def sizes(specs, shape):
-    """The shape of one example as it enters each layer, and as it leaves the last; the shapes of params and stats by name.
-
-    specs, shape as in build. Raises ValueError, naming the layer, where a size does not fit.
-    """
-    sides = np.asarray(shape).tolist()
-    if not (isinstance(sides, list) and len(sides) in (1, 3) and all(type(side) is int and side > 0 for side in sides)):
-        raise ValueError(f"the shape of an input must be (d,) or (c, h, w), positive integers, not {sides!r:.60}")
-    between, arrays = [tuple(sides)], {}
-    for spec, (layer, l) in zip(specs, numbered(specs)):
+        if any(step.l == l and (kind.params and step.kind is kind or name == step.name == "dropout") for step in steps):
+            raise ValueError(f"there are two {name} layers between one affine or conv layer and the next")
+        steps.append(Step(kind, name, numbers, l, shape))
         try:
-            out, own = layer.shapes(between[-1])
-            check_size(out)
+            shape, _ = kind.shapes(shape, *numbers)
+            values += math.prod(shape)
+            check_size(values)
         except ValueError as error:
             raise ValueError(f"layer {tuple(spec)!r:.60}: {error}") from None
-        between.append(out)
-        arrays |= {f"{name}{l}": own_shape for name, own_shape in own.items()}
-    return between, arrays
+    if not steps or name != "affine":
+        raise ValueError("the last layer must be an affine one")
+    return steps
+
+
+def shapes_of(specs, shape):
+    """Return the shape of each of the net's params and stats, by name. Raises ValueError as build does."""
+    return {f"{name}{step.l}": own for step in steps_of(specs, shape)
+            for name, own in step.kind.shapes(step.shape, *step.numbers)[1].items()}
 
 
 def init_params(specs, shape, rng, sigma=None, dtype=np.float32):
     """Draw the weights of a net as kbn.init_params does; m_{l-1} of a filter is c kh kw.
 
-    specs, shape as in build. Returns params. Raises ValueError as there, and for an impossible sigma.
+    specs, shape: see build. Returns params. Raises ValueError as build does, and for an impossible sigma.
     """
-    _, arrays = sizes(specs, shape)
-    return {
-        name: kbn.draw_weights(arrays[name], rng, sigma, dtype)
-        if name.startswith("W")
-        else np.full(arrays[name], name.startswith("gamma"), dtype)
-        for name in arrays
-        if not is_stat(name)
-    }
+    return {name: kbn.draw_weights(own, rng, sigma, dtype) if name.startswith("W")
+            else np.full(own, name.startswith("gamma"), dtype)
+            for name, own in shapes_of(specs, shape).items() if not name.startswith(("mu", "v"))}
 
 
-def is_stat(name):
-    """Whether an array's name is one of stats, not of params."""
-    return name.startswith(("mu", "v"))
+def with_bn(specs, bn="before"):
+    """Return the same specs with a ("bn",) before or after every activation; bn "off" changes nothing."""
+    kbn.check_bn(bn)
+    pairs = {"off": lambda spec: [spec], "before": lambda spec: [["bn"], spec], "after": lambda spec: [spec, ["bn"]]}
+    return [layer for spec in specs for layer in (pairs[bn](spec) if spec[0] in ACTIVATIONS else [spec])]
 
 
-def forward(plan, shape, X, params, stats=None, eps=kbn.EPS, bn="before", masks=None):
-    """Apply the net to the columns of X (d, n); called through build, arguments and results as those of kbn.forward.
+def forward(steps, X, params, stats=None, *, bn="before", eps=kbn.EPS, masks=None):
+    """Apply the net to the columns of X (d, n). Called through build; arguments and results are those of kbn.forward.
 
-    The cache holds scores (K, n), P, logP, of each BN S, mu and v, as in kbn, and what the layers leave for backward.
+    The cache holds scores (K, n), P, logP, the S, mu and v of each BN as in kbn, and what the layers leave for backward.
     Raises ValueError for another bn than "before", since the specs say where BN stands.
     """
-    if X.ndim != 2 or len(X) != np.prod(shape):
-        raise ValueError(f"X {X.shape} does not fit inputs of {shape}: X must be ({np.prod(shape)}, n)")
+    d = math.prod(steps[0].shape)
+    if X.ndim != 2 or len(X) != d:
+        raise ValueError(f"X {X.shape} does not fit inputs of {steps[0].shape}: X must be ({d}, n)")
     if bn != "before":
         raise ValueError(f"bn is {bn!r}, but the specs of a net say where its BN stands")
     cache = {"layers": []}
-    for layer, l, X, out, left in steps(plan, shape, X, params, stats, eps, masks):
-        cache["layers"].append((left, X.shape))
-        if layer.stats:
-            cache |= {f"{name}{l}": left[name] for name in ("S", *layer.stats) if name in left}
+    for step, out, left in walk(steps, X, params, stats, eps, masks):
+        cache["layers"].append(left)
+        if step.kind.stats:
+            cache |= {f"{name}{step.l}": left[name] for name in ("S", *step.kind.stats) if name in left}
     cache["scores"] = out
     cache["P"], cache["logP"] = kbn.softmax(out)
     return cache["P"], cache
 
 
-def steps(plan, shape, X, params, stats=None, eps=kbn.EPS, masks=None):
-    """Apply the net a layer at a time: for each its Layer, l, its input and output, and what it leaves for backward."""
-    X = as_input(X, shape)
-    for layer, l in plan:
-        own = {"eps": eps} | {name: params[f"{name}{l}"] for name in layer.params}
-        for bag, names in ((stats, layer.stats), (masks, layer.masks)):
-            if bag is not None:
-                own |= {name: bag[f"{name}{l}"] for name in names}
-        out, left = layer.forward(X, own)
-        yield layer, l, X, out, left
-        X = out
+def walk(steps, X, params, stats=None, eps=kbn.EPS, masks=None):
+    """Apply the net layer by layer. Yields each Step, its output, and the cache that its backward needs."""
+    X = X.T.reshape(-1, *steps[0].shape) if len(steps[0].shape) == 3 else X
+    for step in steps:
+        own = {name: params[f"{name}{step.l}"] for name in step.kind.params} | {"eps": eps}
+        if stats is not None:
+            own |= {name: stats[f"{name}{step.l}"] for name in step.kind.stats}
+        if masks is not None and step.name == "dropout":
+            own["mask"] = masks[f"mask{step.l}"]
+        X, left = step.kind.forward(X, own, *step.numbers)
+        yield step, X, left
 
 
-def score_moments(specs, shape, X, params, eps=kbn.EPS):
-    """Mean and standard deviation of all scores W X + b of each affine or conv layer for X (d, n), as in training.
+def backward(steps, loss, Y, params, cache, lam):
+    """Return grads of the mean loss plus lam times the sum of all squared weights. Called through build, as kbn.backward is.
 
-    Returns {"S1_mean": ..., "S1_sd": ..., "S2_mean": ...}.
+    Y (K, n) one-hot, cache from forward.
     """
-    moments = {}
-    for layer, l, _, S, _ in steps(numbered(specs), shape, X, params, None, eps):
-        if "W" in layer.params:
-            moments |= {f"S{l}_mean": float(S.mean()), f"S{l}_sd": float(S.std())}
-    return moments
-
-
-def backward(plan, loss, Y, params, cache, lam, grads=None):
-    """The gradient of the mean loss + lam times the sum of all squared weights; called through build, as kbn.backward is.
-
-    Y (K, n) one-hot, cache from forward. Returns grads, in the dict given or a new one.
-    """
-    grads = {} if grads is None else grads
-    _, G = loss(cache["scores"], Y.argmax(axis=0))
-    first = next(i for i, (layer, _) in enumerate(plan) if layer.params)
-    for i in range(len(plan) - 1, first - 1, -1):
-        (layer, l), (left, shape) = plan[i], cache["layers"][i]
-        if i == first and "W" in layer.params:
-            G, *own = layer.backward(G, left, input_gradient=False)
-        elif layer.params:
-            G, *own = layer.backward(G, left)
-        else:
-            G, own = layer.backward(G, left), []
-        grads |= {f"{name}{l}": grad for name, grad in zip(layer.params, own)}
-        if i > first and G.ndim < len(shape):
-            G = G.T.reshape(shape)
+    _, G = loss_and_gradient(loss, Y, cache)
+    grads = {}
+    first = next(i for i, step in enumerate(steps) if step.kind.params)  # nothing before it needs a gradient
+    for i in range(len(steps) - 1, first - 1, -1):
+        kind, l = steps[i].kind, steps[i].l
+        skip = {"input_gradient": False} if i == first and "W" in kind.params else {}
+        G, *own = kind.backward(G, cache["layers"][i], **skip)
+        grads |= {f"{name}{l}": grad for name, grad in zip(kind.params, own)}
     for l in range(1, kbn.n_layers(params) + 1):
         grads[f"W{l}"] += 2 * float(lam) * params[f"W{l}"]
     return grads
 
 
-def dropout_masks(plan, between, params, n, keep, rng):
-    """Draw mask{l} for every dropout layer, of the shape that it masks for n examples; called as kbn.dropout_masks is.
+def loss_and_gradient(loss, Y, cache):
+    """Return the mean loss of Y (K, n) and its gradient with respect to the scores (K, n)."""
+    if loss == "svm":
+        return layers.svm_loss(cache["scores"], Y)
+    return kbn.cross_entropy(Y, cache["logP"]), (cache["P"] - Y) / Y.shape[1]
 
-    between: the shapes that enter the layers. Raises ValueError where there is no dropout layer.
+
+def dropout_masks(steps, params, n, keep, rng):
+    """Draw mask{l} for every dropout layer, of the shape of its input for n examples. Called as kbn.dropout_masks is.
+
+    Raises ValueError if there is no dropout layer.
     """
-    masked = {l: shape for (layer, l), shape in zip(plan, between) if layer.masks}
-    if not masked:
+    shapes = {step.l: step.shape for step in steps if step.name == "dropout"}
+    if not shapes:
         raise ValueError(f"keep is {keep:g}, but the net has no ('dropout',) layer")
-    masks = {l: kbn.draw_mask((*shape, n), keep, rng, params["W1"].dtype) for l, shape in masked.items()}
+    masks = {l: kbn.draw_mask((*shape, n), keep, rng, params["W1"].dtype) for l, shape in shapes.items()}
     return {f"mask{l}": np.moveaxis(mask, -1, 0) if mask.ndim == 4 else mask for l, mask in masks.items()}
 
 
-def as_input(X, shape):
-    """X (d, n) as what the first layer takes: images (n, c, h, w) where shape is that of one."""
-    return X.T.reshape(-1, *shape) if len(shape) == 3 else X
+def score_moments(specs, shape, X, params, eps=kbn.EPS):
+    """Return mean and standard deviation of all scores W X + b of each affine or conv layer for X (d, n), as in training.
 
-
-def as_columns(X):
-    """Images (n, c, h, w) as columns (c h w, n); what is columns already, as it is."""
-    return X.reshape(len(X), -1).T if X.ndim == 4 else X
-
-
-# ------------------------------------------------------------------------------------------------------- saved models
-
-
-def description(specs, loss):
-    """What kbn.save must write beside the params, for of_model to build the net again: strings."""
-    return {"specs": json.dumps(specs), "loss": loss}
-
-
-def of_model(more):
-    """The net of a saved model, from more of kbn.load, the shape of an input in it; kbn.MLP where it holds no specs."""
-    return build(specs_of(more), more["shape"], str(more["loss"])) if "specs" in more else kbn.MLP
-
-
-def specs_of(more):
-    """The specs of a saved model. Raises ValueError where they are not JSON."""
-    try:
-        return json.loads(str(more["specs"]))
-    except (ValueError, RecursionError):
-        raise ValueError("its specs are not JSON") from None
-
-
-def check_model(params, stats, more):
-    """Raises ValueError unless params and stats are those of of_model(more). For kbn.load.
-
-    Nothing is computed: it takes no memory, whatever sizes the specs ask for.
+    The result is {"S1_mean": ..., "S1_sd": ..., "S2_mean": ...}.
     """
-    if "specs" not in more:
-        return kbn.check_arrays(params | stats, kbn.shapes_of(params))
-    if not {"shape", "loss"} <= more.keys():
-        raise ValueError("it holds specs, but not also shape and loss")
-    of_model(more)
-    _, shapes = sizes(specs_of(more), more["shape"])
-    for bag, stat in ((params, False), (stats, True)):
-        kbn.check_arrays(bag, {name: shape for name, shape in shapes.items() if is_stat(name) == stat})
+    moments = {}
+    for step, S, _ in walk(steps_of(specs, shape), X, params, None, eps):
+        if "W" in step.kind.params:
+            moments |= {f"S{step.l}_mean": float(S.mean()), f"S{step.l}_sd": float(S.std())}
+    return moments

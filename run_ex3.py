@@ -1,96 +1,87 @@
 """Exercise 3: batch normalization, and the search for lambda. (DD2424 Assignment 3) The main job.
 
-    python run_ex3.py              one seed, under 4 minutes on 2 cores
-    python run_ex3.py --seeds 5    the README's table
+    python run_ex3.py              one seed, 4 minutes on 2 cores
+    python run_ex3.py --seeds 5    the published tables
 
 The 3-, 6- and 9-layer networks with BN in the default setting, beside the same without it; a search for lambda on the
-validation set, 10 draws from 1e-5 .. 1e-1 and twice 5 around the best so far, made anew for each seed; then 3 cycles with
-the best. Expect that BN changes nothing beyond the noise in 3 layers, and that it gains points in 9.
-Writes results/<dataset>/ex3*.md and .csv, every run in results/<dataset>/runs, and figures/<dataset>/ex3-*.png.
+validation set, 10 draws from 1e-5 .. 1e-1 and twice 5 around the best so far, repeated for each seed; then 3 cycles with the
+best lambda. Expect no measurable gain from BN with 3 layers, 2 points with 6 and 3 points with 9.
 """
+from functools import partial
 
 import numpy as np
 
-import experiment
-import plots
+from lab import plots, tables, workers
+from lab.driver import accuracies, drive
+from lab.settings import row, run_main
 
-# network, setting, config, test accuracy that document A reports, that B reports; each without BN, then with it
+SIX, NINE = [50, 30, 20, 20, 10], [50, 30, 20, 20, 10, 10, 10, 10]
 ROWS = [
-    ("3-layer", "default", {"hidden": [50, 50]}, "~52", "53.60"),
-    ("3-layer BN", "default", {"hidden": [50, 50], "batch_norm": True}, "~53.5", "53.23"),
-    ("6-layer", "default", {"hidden": [50, 30, 20, 20, 10]}, "", ""),
-    ("6-layer BN", "default", {"hidden": [50, 30, 20, 20, 10], "batch_norm": True}, "", ""),
-    ("9-layer", "default", {"hidden": [50, 30, 20, 20, 10, 10, 10, 10]}, "drops by quite a bit", "44.11"),
-    ("9-layer BN", "default", {"hidden": [50, 30, 20, 20, 10, 10, 10, 10], "batch_norm": True}, "not bad!", "50.19"),
+    row("3-layer",    hidden=[50, 50],              reported={"assignment": "~52"}),
+    row("3-layer BN", hidden=[50, 50], bn="before", reported={"assignment": "~53.5"}),
+    row("6-layer",    hidden=SIX),
+    row("6-layer BN", hidden=SIX,      bn="before"),
+    row("9-layer",    hidden=NINE,                  reported={"assignment": "drops by quite a bit"}),
+    row("9-layer BN", hidden=NINE,     bn="before", reported={"assignment": "not bad!"}),
 ]
-SEARCHED = {"hidden": [50, 50], "batch_norm": True}
-COARSE, LOG_RANGE = 10, (-5, -1)  # the coarse search draws lambda = 10^U(-5, -1), 10 times
-FINE, AROUND_BEST = 5, (0.8, 1.2)  # each of the two fine ones U(.8, 1.2) times the best so far, 5 times
-DRAWS = {"coarse": f"10^U{LOG_RANGE}", "fine 1": f"U{AROUND_BEST} x best", "fine 2": f"U{AROUND_BEST} x best"}
+SEARCHED = {"hidden": [50, 50], "bn": "before"}
+STAGES = {  # how many lambdas each stage of the search draws, and how; best is the best lambda so far
+    "coarse": (10, lambda rng, n, best: 10 ** rng.uniform(-5, -1, n)),
+    "fine 1": (5, lambda rng, n, best: best * rng.uniform(0.8, 1.2, n)),
+    "fine 2": (5, lambda rng, n, best: best * rng.uniform(0.8, 1.2, n)),
+}
+LONGER = "best lambda, 3 cycles"
 
 
-def search(lab):
-    """Search for lambda once for each seed. Returns the trials, results of experiment.train, by stage."""
-    rngs = [np.random.default_rng([seed, 3]) for seed in range(lab["opts"].seeds)]
-    trials = {}
-    for stage in ("coarse", "fine 1", "fine 2"):
-        runs = []
-        for seed, rng in enumerate(rngs):
-            if stage == "coarse":
-                lams = 10 ** rng.uniform(*LOG_RANGE, COARSE)
-            else:
-                lams = rng.uniform(*AROUND_BEST, FINE) * best(trials, seed)["config"]["lam"]
-            runs += [(experiment.config(**SEARCHED, lam=lam), seed) for lam in lams.tolist()]
-        trials[stage] = experiment.train(lab, runs, test=False)
-    return trials
+def train(raw, opts):
+    results = workers.train(ROWS, raw, opts)
+    rngs = [np.random.default_rng([seed, 3]) for seed in range(opts.seeds)]
+    for stage, (n, draw) in STAGES.items():
+        trials = [(row(stage, **SEARCHED, lam=float(lam)), seed) for seed, rng in enumerate(rngs)
+                  for lam in draw(rng, n, best_trial(results, seed)["config"]["lam"] if stage != "coarse" else None)]
+        results |= workers.train_runs(trials, raw, opts, test=False)
+    longer = [(row(LONGER, **SEARCHED, lam=best_trial(results, seed)["config"]["lam"], n_cycles=3), seed)
+              for seed in range(opts.seeds)]
+    return results | workers.train_runs(longer, raw, opts)
 
 
-def best(trials, seed):
+def trials_of(results, seed):
+    """The trials of this seed's search so far, as pairs (stage, result)."""
+    return [(stage, trial) for stage in STAGES for trial in results.get(stage, []) if trial["seed"] == seed]
+
+
+def best_trial(results, seed):
     """The trial of this seed with the highest validation accuracy so far."""
-    mine = (trial for stage in trials.values() for trial in stage if trial["seed"] == seed)
-    return max(mine, key=lambda trial: trial["val_accuracy"])
+    return max((trial for _, trial in trials_of(results, seed)), key=lambda trial: trial["val_accuracy"])
 
 
-def main():
-    lab = experiment.open_lab(experiment.options(__doc__), len(ROWS) + COARSE + 2 * FINE + 1)
-    results = experiment.train_all_seeds(lab, [experiment.config(**config) for _, _, config, _, _ in ROWS])
-    trials = search(lab)
-    winners = [best(trials, seed) for seed in range(lab["opts"].seeds)]
-    lams = [winner["config"]["lam"] for winner in winners]
-    longer = experiment.train(
-        lab, [(experiment.config(**SEARCHED, lam=lam, n_cycles=3), seed) for seed, lam in enumerate(lams)]
-    )
+def report(results, published):
+    seeds = [result["seed"] for result in results[LONGER]]
+    longer = row(LONGER, setting="the best of 20 lambdas, for each seed", **SEARCHED)
+    search = [{"seed": seed, "stage": stage, "lambda": trial["config"]["lam"], "validation": 100 * trial["val_accuracy"]}
+              for seed in seeds for stage, trial in trials_of(results, seed)]
+    found = [{"seed": seed, "trials": len(trials_of(results, seed)), "best lambda": best_trial(results, seed)["config"]["lam"],
+              "validation": tables.percent([best_trial(results, seed)], "val_accuracy"),
+              "test, 3 cycles": tables.percent([result], "test_accuracy")}
+             for seed, result in zip(seeds, results[LONGER], strict=True)]
+    gains = [{"network": net, "without BN": tables.percent(results[net], "test_accuracy"),
+              "with BN": tables.percent(results[f"{net} BN"], "test_accuracy"),
+              "gain in test accuracy, 95 % interval": tables.gain(results[net], results[f"{net} BN"])}
+             for net in ("3-layer", "6-layer", "9-layer")]
+    return {"ex3_search": search, "ex3_best": found, "ex3": accuracies([*ROWS, longer], results, published),
+            "ex3_gain": gains}
 
-    table = [
-        experiment.row(network, setting, nets, **{"A (CIFAR-10)": A, "B (CIFAR-10)": B})
-        for (network, setting, _, A, B), nets in zip(ROWS, results)
-    ]
-    table += [
-        {
-            "network": "3-layer BN",
-            "setting": "best lambda of 20: " + ", ".join(f"{lam:.2e}" for lam in lams),
-            "validation": experiment.summary(winners, "val_accuracy"),
-            "test": "",
-            "A (CIFAR-10)": "",
-            "B (CIFAR-10)": "val. 53.40 at 7.86e-03",
-        },
-        experiment.row("3-layer BN", "best lambda, 3 cycles", longer, **{"A (CIFAR-10)": "", "B (CIFAR-10)": "53.92"}),
-    ]
-    found = [
-        {"seed": trial["seed"], "stage": stage, "lambda": trial["config"]["lam"], "validation": 100 * trial["val_accuracy"]}
-        for stage, chosen in trials.items()
-        for trial in chosen
-    ]
-    experiment.write_table(lab, "ex3_search", found)
-    experiment.write_table(lab, "ex3", table)
 
-    for (network, _, config, _, _), plain, normalised in zip(ROWS[::2], results[::2], results[1::2]):
-        plots.figure(
-            lab, "curves", f"ex3-{network}", f"{network} {config['hidden']}", {"without BN": plain, "with BN": normalised}
-        )
-    plots.figure(lab, "curves", "ex3-best-lambda", "3-layer [50, 50] with BN, best lambda, 3 cycles", {"with BN": longer})
-    plots.figure(lab, "search", "ex3-search", "3-layer [50, 50] with BN, search for lambda", trials, draws=DRAWS)
+def figures(results):
+    places = {net: {"off": results[net], "before": results[f"{net} BN"]} for net in ("3-layer", "6-layer", "9-layer")}
+    drawn = {f"ex3-{net}": partial(plots.curves, f"{net} net with and without BN", nets) for net, nets in places.items()}
+    return drawn | {
+        "ex3-depth": partial(plots.dots, "Nets of 3, 6 and 9 layers with and without BN", places, "test_accuracy",
+                             "test accuracy, %"),
+        "ex3-search": partial(plots.search, "Search for lambda, 3-layer net, BN before the ReLU",
+                              {stage: results[stage] for stage in STAGES}),
+    }
 
 
 if __name__ == "__main__":
-    experiment.guarded(main)
+    run_main(lambda: drive("ex3", __doc__, train, report, figures))

@@ -1,173 +1,110 @@
-"""What a second job brings, and what it costs in memory, on the search for lambda.
+"""Measure what a second job gains, and what it costs in memory, in a search for lambda.
 
-    python bench/jobs.py
+    python bench/jobs.py        # about 4 minutes on 2 idle cores
 
-About 4 minutes on 2 cores, which should have nothing else to do. On CIFAR-10 where --data-dir or KBN_DATA_DIR names its
-folder, else on the built-in shapes, which are of the same size.
+It trains on CIFAR-10 if --data-dir or KBN_DATA_DIR names its folder, else on the built-in shapes, which have the same size.
 
-speed-up   wall time of the same runs with --jobs 1 over that with --jobs 2, from the first run's start to the last
-           result on disk, the start of the workers included, the loading of the data not; the two take turns, and the
-           ratio is that of the medians. The search is shortened: 8 lambdas, n_s 750
-memory     peak of the proportional set size (PSS, /proc/PID/smaps_rollup) of the driver and its workers together, with
-           --jobs 2 over that with --jobs 1, from the loading of the data on; a page that several processes share counts
-           once. Sampled in calls of its own, not to disturb the clock. Linux only
+wall time   of 8 runs of the 3-layer net with BN and n_s 750, with --jobs 1 and with --jobs 2, from standardising the data to
+            the last result on disk. The start of the workers is included, the loading of the data is not. Medians
+memory      highest proportional set size (PSS, /proc/PID/smaps_rollup) of the driver and its workers together, from the
+            loading of the data on, measured in calls of its own, with n_s 200. PSS counts a page that several processes
+            share once. Linux only
 
-Each call is a fresh process with its own empty results. All must find the same validation accuracies.
+Each call is a fresh process with its own empty results. All must find the same validation accuracies. It writes
+results/bench_jobs.md, .csv, .tex and .json (every round).
 """
 
-import argparse
 import json
 import os
-import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-HOME = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(HOME))
-
-import joblib
 import numpy as np
+import timing  # makes the project importable
 
-import experiment
-import tables
+from lab import data, settings, workers
 
-SEARCHED = {"hidden": [50, 50], "batch_norm": True, "n_s": 750}
-SHORT = SEARCHED | {"n_s": 200}  # for the memory, which does not grow with the updates
-LAMS = 8
-AIMS = {"speed-up": 1.8, "memory": 1.3}
+RUNS = 8
+MEASURED = [  # what, is it memory, n_s (memory does not grow with the number of updates), the jobs whose ratio is taken, aim
+    (f"wall time of {RUNS} runs, s", False, 750, (1, 2), "at least 1.8"),
+    ("peak memory, MiB", True, 200, (2, 1), "at most 1.3"),
+]
 
 
-def search(jobs, source, config):
-    """Train config with LAMS lambdas, in a folder of its own. Returns the seconds and the validation accuracies."""
-    with tempfile.TemporaryDirectory() as out:
-        lab = experiment.open_lab(experiment.options(__doc__, [*source, "--jobs", str(jobs), "--out", out, "--quiet"]), LAMS)
-        runs = [(experiment.config(**config, lam=float(lam)), 0) for lam in np.logspace(-5, -1, LAMS)]
-        experiment.split(lab, *experiment.division(runs[0][0]))
+def search(jobs, dataset, data_dir, n_s):
+    """Train RUNS nets. Returns the seconds that it took, and the validation accuracies."""
+    rows = [settings.row(f"lambda {lam:g}", hidden=[50, 50], bn="before", n_s=n_s, lam=float(lam))
+            for lam in np.logspace(-5, -1, RUNS)]  # fmt: skip
+    opts = settings.options(__doc__, list(data.DATASETS), argv=["--jobs", str(jobs), "--quiet"])
+    raw = data.load(dataset, data_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        opts.store = Path(folder)
+        (opts.store / "runs").mkdir()
         start = time.perf_counter()
-        results = experiment.train(lab, runs, test=False)
-        return time.perf_counter() - start, [result["val_accuracy"] for result in results]
+        results = workers.train_runs([(row, 0) for row in rows], raw, opts, test=False)
+        return time.perf_counter() - start, [result["val_accuracy"] for row in rows for result in results[row["name"]]]
 
 
-def in_a_process(*args, watch=lambda: None):
-    """search in a fresh process, while watch is called now and then. Raises CalledProcessError."""
+def in_new_process(memory, *args):
+    """Call search(*args) in a fresh process. Returns its seconds, or with memory the peak in MiB, and the accuracies."""
     code = "import json, sys, jobs; print(json.dumps(jobs.search(*json.loads(sys.argv[1]))))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(args)],
-        text=True,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(HOME / "bench")},
-    )
-    while process.poll() is None:
-        watch()
-        time.sleep(0.1)
+    command, env = [sys.executable, "-c", code, json.dumps(args)], os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    samples = [0]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            if memory:
+                samples.append(memory_of(process.pid))
+            time.sleep(0.1)
+        output = process.stdout.read()
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, "search")
-    return json.loads(process.stdout.read())
+        raise settings.UserError(f"the search with {args[0]} job(s) failed; the reason is printed above")
+    seconds, accuracies = json.loads(output)
+    # Pages that change hands while the processes are read, one after another, count twice in one sample, not in two.
+    peak = max(map(min, samples, samples[1:]), default=0)
+    return peak if memory else seconds, accuracies
 
 
-def descendants(pid):
-    """The processes that pid has started, and those that these have."""
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    return [
-        grandchild for path in children for child in path.read_text().split() for grandchild in [child, *descendants(child)]
-    ]
-
-
-def pss(pid):
-    """The proportional set size of a process in bytes; 0 for one that has just ended."""
+def memory_of(pid):
+    """Return the proportional set size of a process and of all that it has started in MiB, 0 if it has just ended."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    except (OSError, StopIteration):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    except OSError:
         return 0
-
-
-def peak_memory(*args):
-    """The peak of the memory of search in bytes, its workers' included, and what it returns."""
-    samples = []
-    found = in_a_process(*args, watch=lambda: samples.append(sum(map(pss, descendants(os.getpid())))))
-    return max(samples), found
+    return sum(map(int, re.findall(r"^Pss: *(\d+)", rollup, re.MULTILINE))) / 1024 + sum(map(memory_of, children))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        default=os.environ.get("KBN_DATA_DIR"),
-        help="folder with CIFAR-10 (default: $KBN_DATA_DIR)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=experiment.at_least_one,
-        default=3,
-        metavar="N",
-        help="how often the two take turns (default %(default)s)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=HOME / "results" / "bench_jobs.json", metavar="FILE", help="default: %(default)s"
-    )
-    args = parser.parse_args()
-
-    from step import cpu_model  # here, not above: it loads PyTorch, which the processes that are measured must not
-
-    source = ["--dataset", "cifar10", "--data-dir", args.data_dir] if args.data_dir else ["--dataset", "shapes"]
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "joblib": joblib.__version__}
-    print(
-        f"{cpu_model()}, {joblib.cpu_count()} cores; {source[1]}; load {os.getloadavg()[0]:.2f}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-    )
-    seconds, memory, found = {1: [], 2: []}, {}, {}
-    for round_ in range(args.rounds):
-        for jobs in seconds:
-            wall, accuracies = in_a_process(jobs, source, SEARCHED)
-            seconds[jobs].append(wall)
-            assert found.setdefault("long", accuracies) == accuracies, "the number of jobs changes the results"
-            print(f"round {round_ + 1}, {jobs} job(s): {wall:.1f} s for {LAMS} runs", flush=True)
-    for jobs in seconds:
-        memory[jobs], (_, accuracies) = peak_memory(jobs, source, SHORT)
-        assert found.setdefault("short", accuracies) == accuracies, "the number of jobs changes the results"
-        print(f"{jobs} job(s): peak memory {memory[jobs] / 2**20:.0f} MiB", flush=True)
-
-    ratios = {"speed-up": float(np.median(seconds[1]) / np.median(seconds[2])), "memory": memory[2] / memory[1]}
-    table = tables.markdown(
-        [
-            ["", "1 job", "2 jobs", "ratio", "aim"],
-            [
-                f"wall time of {LAMS} runs, s",
-                *(f"{np.median(seconds[jobs]):.1f}" for jobs in (1, 2)),
-                f"{ratios['speed-up']:.2f}",
-                f">= {AIMS['speed-up']}",
-            ],
-            [
-                "peak memory, MiB",
-                *(f"{memory[jobs] / 2**20:.0f}" for jobs in (1, 2)),
-                f"{ratios['memory']:.2f}",
-                f"<= {AIMS['memory']}",
-            ],
-        ]
-    )
-    result = {
-        "command": "python bench/jobs.py",
-        "cpu": cpu_model(),
-        "cores": joblib.cpu_count(),
-        "versions": versions,
-        "dataset": source[1],
-        "config": experiment.config(**SEARCHED),
-        "runs": LAMS,
-        "seconds of each round": seconds,
-        "peak PSS in bytes": memory,
-        "ratios": ratios,
-        "aims": AIMS,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    tables.write(args.out, json.dumps(result, indent=1) + "\n")
-    tables.write(args.out.with_suffix(".md"), table)
-    print(f"\n{table}\nwritten to {args.out} and {args.out.with_suffix('.md').name}")
+    parser = timing.options(__doc__, rounds=3)
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of CIFAR-10 (default: $KBN_DATA_DIR)")
+    opts = parser.parse_args()
+    source = "cifar10" if opts.data_dir or os.environ.get("KBN_DATA_DIR") else "shapes", opts.data_dir
+    folder, environment = settings.output_folder(opts, "results"), timing.environment()
+    environment["dataset"] = data.load(*source)["title"]  # reports a wrong folder before anything is measured
+    print(environment["dataset"], flush=True)
+    rows, raw = [], {}
+    for what, memory, n_s, (a, b), aim in MEASURED:
+        if memory and not Path("/proc/self/smaps_rollup").exists():
+            print("The memory is not measured: that needs Linux.")
+            continue
+        raw[what] = numbers = {1: [], 2: []}
+        found = []
+        for jobs in [1, 2] * (1 if memory else opts.rounds):
+            number, accuracies = in_new_process(memory, jobs, *source, n_s)
+            numbers[jobs].append(number)
+            found.append(accuracies)
+            print(f"{jobs} job(s): {what} {number:.1f}", flush=True)
+        if any(accuracies != found[0] for accuracies in found):
+            raise settings.UserError("the accuracies depend on the number of jobs, so their times are not comparable")
+        medians = {jobs: float(np.median(values)) for jobs, values in numbers.items()}
+        rows.append({"measured": what, "1 job": f"{medians[1]:.1f}", "2 jobs": f"{medians[2]:.1f}",
+                     "ratio": f"{medians[a] / medians[b]:.2f}", "aim": aim})  # fmt: skip
+    timing.report(folder, {"bench_jobs": rows}, {"environment": environment, "numbers": raw})
 
 
 if __name__ == "__main__":
-    main()
+    settings.run_main(main)

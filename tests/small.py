@@ -1,24 +1,23 @@
-"""A driver for the tests: nets of a second each, with all that a checkpoint must keep, and a trial of a search."""
+"""A driver for the tests. Each of its runs takes a fraction of a second and needs all that a checkpoint holds."""
 
-import os
+from lab import workers
+from lab.driver import accuracies, drive
+from lab.settings import row, run_main
 
-import experiment
-
-experiment.CLUSTER_TIMEOUT = float(os.environ.get("CLUSTER_TIMEOUT", 20))
-experiment.SMOKE = {"n_train": 1_000, "n_val": 500}
-SETTING = {"hidden": [12], "n_batch": 20, "n_s": 600, "n_cycles": 2, "eta_max": 0.02, "momentum": 0.9, "keep": 0.8}
-NETS = [SETTING | {"batch_norm": True}, SETTING | {"hidden": [12, 8]}]
-TRIAL = SETTING | {"batch_norm": True, "lam": 1e-3}
+SETTING = {"n_batch": 20, "n_cycles": 18, "eta_max": 0.02, "momentum": 0.9, "keep": 0.8}  # 720 updates, 15 epochs
+LAYERS = [["affine", 8], ["bn"], ["relu"], ["dropout"], ["affine", 10]]
+ROWS = [row("before", **SETTING, hidden=[12], bn="before"), row("off", **SETTING, hidden=[12, 8]),
+        row("layers", **SETTING, specs=LAYERS, watched=30)]  # fmt: skip
+TRIALS = [row("trial", **SETTING, hidden=[12], bn="after", lam=1e-3), row("hopeless", hidden=[12], eta_max=1e30)]
 
 
-def main():
-    lab = experiment.open_lab(experiment.options(__doc__), len(NETS) + 1)
-    results = experiment.train_all_seeds(lab, [experiment.config(**net) for net in NETS])
-    experiment.train(lab, [(experiment.config(**TRIAL), seed) for seed in range(lab["opts"].seeds)], test=False)
-    experiment.write_table(
-        lab, "small", [experiment.row("small", str(net["hidden"]), nets) for net, nets in zip(NETS, results)]
-    )
+def train(raw, opts):
+    return workers.train(ROWS, raw, opts) | workers.train(TRIALS, raw, opts, test=False, may_diverge=True)
+
+
+def report(results, published):
+    return {"small": accuracies(ROWS, results, published)}
 
 
 if __name__ == "__main__":
-    experiment.guarded(main)
+    run_main(lambda: drive("small", __doc__, train, report, lambda results: {}))

@@ -1,335 +1,362 @@
-"""The drivers as a person calls them, on the built-in set, and what they share."""
+"""The drivers as a user calls them: what they print and write, published results, and one line for each mistake."""
 
-import json
+import contextlib
+import fcntl
+import importlib
 import os
+import pty
+import re
 import resource
 import shutil
 import signal
-import subprocess
-import time
+import struct
+import sys
+import termios
+from functools import partial
 
-import numpy as np
 import pytest
-from conftest import SMALL, call, command, environment, results_of
+from conftest import HOME, SMALL, call, options, results_of
 
-import experiment
-import kbn
-import layers
-import nets
-import tables
+from lab import data, driver, plots, settings, store, workers
+from lab.settings import UserError, row
 
-TABLES = {
-    "run_ex2": ["ex2"],
-    "run_ex3": ["ex3", "ex3_search"],
-    "run_sensitivity": ["sensitivity"],
-    "run_solver": ["solver", "solver_scales"],
-    "run_mnist": ["mnist"],
-    "run_fashion": ["fashion", "fashion_prediction", "fashion_claims"],
-}
-FIGURES = {"run_ex2": 5, "run_ex3": 5, "run_sensitivity": 2, "run_solver": 3, "run_mnist": 4, "run_fashion": 7}
-GREY = ["run_mnist", "run_fashion"]
-REPORTED = " (CIFAR-10)"  # the heads of the columns of others' figures say so, whatever the dataset
-ONE_JOB = [*SMALL, "--jobs", "1"]
+DRIVERS = {"run_ex2": "shapes", "run_ex3": "shapes", "run_sensitivity": "shapes", "run_solver": "shapes", "run_mnist": "grey-shapes",
+           "run_fashion": "grey-shapes"}  # fmt: skip
+SCRIPTS = [*DRIVERS, "gradcheck", "predict", "make_report", "make_submission"]
 
 
-@pytest.mark.parametrize("driver", TABLES)
-def test_smoke_writes_tables_and_figures_and_is_not_repeated(driver, tmp_path):
-    out, cwd = tmp_path / "öut put", tmp_path / "elsewhere"
+def contents(*folders):
+    """The bytes and the time of each file below folders, but for compiled modules."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+# ------------------------------------------------------------------------------------------- the scripts, by subprocess
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_smoke_writes_tables_and_figures_and_figures_are_drawn_again_to_the_same_bytes(name, tmp_path):
+    out, cwd, label = tmp_path / "out", tmp_path / "elsewhere", f"{DRIVERS[name]}-smoke"
     cwd.mkdir()
-    dataset = "grey-shapes" if driver in GREY else "shapes"
-    options = ["--smoke", "--dataset", dataset, "--jobs", "1", "--out", out]
-    first = call(driver, *options, cwd=cwd)
-    assert first.returncode == 0, first.stderr
-    assert not list(cwd.iterdir())
-    results, figures = out / "results" / f"{dataset}-smoke", out / "figures" / f"{dataset}-smoke"
-    for table in TABLES[driver]:
-        markdown = (results / f"{table}.md").read_text(encoding="utf-8")
-        assert markdown in first.stdout
-        assert len((results / f"{table}.csv").read_text().splitlines()) == len(markdown.splitlines()) - 1
-    assert f"{dataset.replace('-', ' ')} (synthetic), smoke test" in first.stdout and "CIFAR" not in first.stdout.replace(
-        REPORTED, ""
-    )
-    assert len([path for path in figures.iterdir() if path.stat().st_size > 10_000]) == FIGURES[driver]
-    assert {path.stem for path in (results / "figures").iterdir()} == {path.stem for path in figures.iterdir()}
-    drawn = {path.name: path.read_bytes() for path in figures.iterdir()}
-    shutil.copytree(results, tmp_path / "copy" / "results" / results.name)
-    redrawn = call("plots", tmp_path / "copy" / "results" / results.name, cwd=cwd)
-    assert redrawn.returncode == 0 and redrawn.stderr == "", redrawn.stderr
-    assert {path.name: path.read_bytes() for path in (tmp_path / "copy" / "figures" / results.name).iterdir()} == drawn
-    assert {path.name for path in (out / "results").iterdir()} == {results.name}
-    assert not list(out.rglob(".*"))
+    command = [f"{name}.py", "--smoke", "--dataset", DRIVERS[name], "--jobs", 1, "--out", out]
+    job = call(*command, cwd=cwd)
+    assert job.stderr == "" and not list(cwd.iterdir()) and not list(out.rglob(".*"))
+    assert [path.name for path in [*(out / "results").iterdir(), *(out / "figures").iterdir()]] == [label, label]
+    module, experiment = importlib.import_module(name), name.removeprefix("run_")
+    results = store.read_runs(out / "results" / label / experiment)
+    for table in module.report(results, {}):
+        markdown, *others = [(out / "results" / label / f"{table}.{kind}").read_text() for kind in ("md", "csv", "tex")]
+        assert markdown in job.stdout and len(others[0].splitlines()) == len(markdown.splitlines()) - 1
+        assert others[1].count(r"\\") == len(others[0].splitlines())
+    drawn = {path.name: path.stat().st_size for path in (out / "figures" / label).iterdir()}
+    assert drawn.keys() == {f"{figure}.png" for figure in module.figures(results)} and min(drawn.values()) > 10_000
+    assert "(synthetic), smoke test; accuracies in %" in job.stdout and "CIFAR" not in job.stdout and "published" not in job.stdout
 
-    before = results_of(out)
-    again = call(driver, *options, cwd=cwd)
-    assert again.returncode == 0 and "are in the results already" in again.stdout and again.stderr == ""
-    assert again.stdout[again.stdout.index("| ") :] in first.stdout
-    assert results_of(out) == before
+    before = {path: content for path, (content, _) in contents(out).items()}
+    shutil.rmtree(out / "figures")
+    shutil.rmtree(out / "results" / label / "runs")
+    again = call(*command, "--figures", cwd=cwd)
+    after = {path: content for path, (content, _) in contents(out).items()}
+    assert after == {path: content for path, content in before.items() if path.parent.name != "runs"}
+    assert again.stdout[: again.stdout.rindex("|")] == job.stdout[job.stdout.index("\n\n") + 1 : job.stdout.rindex("|")]
 
 
-def test_the_number_of_jobs_changes_no_bit(tmp_path):
-    for jobs in (1, 2):
-        assert call("run_ex2", *SMALL, "--jobs", jobs, "--out", tmp_path / str(jobs), cwd=tmp_path).returncode == 0
-    one, two = results_of(tmp_path / "1"), results_of(tmp_path / "2")
-    assert len(one) == 5 and one == two
-
-
-def test_without_data_or_network_the_job_runs_on_the_synthetic_set_and_says_so(tmp_path):
-    offline = {"https_proxy": "http://127.0.0.1:9", "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
-    job = call("run_ex2", "--smoke", "--jobs", 1, "--out", tmp_path, cwd=tmp_path, env=offline)
-    assert job.returncode == 0 and "NOT on CIFAR-10" in job.stderr
-    assert "CIFAR-10" not in job.stdout.replace(REPORTED, "")
-    assert {path.name for path in (tmp_path / "results").iterdir()} == {"shapes-smoke"}
-    asked = call("run_ex2", "--smoke", "--dataset", "cifar10", "--out", tmp_path, cwd=tmp_path, env=offline)
-    assert asked.returncode == 1 and "--data-dir" in asked.stderr and "Traceback" not in asked.stderr
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_shows_the_docstring(name, tmp_path):
+    text = call(f"{name}.py", "--help", cwd=tmp_path).stdout
+    assert f"python {name}.py" in text and "--help" in text and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "options, status, said",
-    [
-        (["--sedes", "3"], 2, "--sedes"),
-        (["--seed", "3"], 2, "--seed"),
-        (["--seeds", "0"], 2, "'0' is not a whole number of 1 or more"),
-        (["--jobs", "-1"], 2, "'-1' is not a whole number of 1 or more"),
-        (["--jobs", "two"], 2, "'two'"),
-        (["--dataset", "cifar100"], 2, "cifar100"),
-        (["--data-dir", "not here"], 1, "not here"),
-        ([*SMALL, "--out", "a file"], 1, "--out"),
-    ],
+    "options, status, words",
+    [(["--sedes", "3"], 2, "--sedes"), (["--data-dir", "not here"], 1, "not here"), ([*SMALL, "--out", "a file"], 1, "--out")],
 )
-def test_what_is_typed_wrong_is_named_in_one_line(options, status, said, tmp_path):
+def test_wrong_option_is_one_line_and_writes_nothing(options, status, words, tmp_path):
     (tmp_path / "a file").write_text("")
-    wrong = call("run_ex3", *options, cwd=tmp_path)
-    assert wrong.returncode == status
-    assert said in wrong.stderr.splitlines()[-1] and "Traceback" not in wrong.stderr
+    job = call("run_ex3.py", *options, cwd=tmp_path, status=status)
+    line = job.stderr.splitlines()[-1]
+    assert line.startswith("run_ex3.py: error: ") and words in line
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
 
 
-def test_help_is_for_people(tmp_path):
-    text = call("run_ex3", "--help", cwd=tmp_path).stdout
-    assert "python run_ex3.py --seeds 5" in text and "default" in text and "--smoke" in text
+def test_without_network_the_synthetic_set_is_used_unless_a_dataset_is_named(tmp_path):
+    offline = {"https_proxy": "http://127.0.0.1:9", "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    job = call("run_ex2.py", "--smoke", "--jobs", 1, "--out", tmp_path / "out", cwd=tmp_path, env=offline)
+    assert "built-in synthetic set 'shapes', NOT on cifar10" in job.stderr and "CIFAR" not in job.stdout
+    assert [path.name for path in (tmp_path / "out" / "results").iterdir()] == ["shapes-smoke"]
+    asked = call("run_ex2.py", "--dataset", "cifar10", "--out", tmp_path / "2", cwd=tmp_path, env=offline, status=1)
+    line = asked.stderr.splitlines()[-1]
+    assert line.startswith("run_ex2.py: error: CIFAR-10 cannot be downloaded") and "--data-dir" in line and not (tmp_path / "2").exists()
 
 
-def test_odd_folders_and_a_terminal_of_ascii(tmp_path):
-    home = tmp_path / "zwei schöne Örter"
-    home.mkdir()
+def test_odd_folders_and_a_terminal_of_ascii_are_no_obstacle(tmp_path):
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii", "COLUMNS": "40"}
-    job = call("run_sensitivity", *SMALL, "--out", "hier & da/日本", cwd=home, env=ascii_only)
-    assert job.returncode == 0 and "Traceback" not in job.stderr and r"mean \xb1 sd" in job.stdout
-    out = home / "hier & da" / "日本"
-    assert len(results_of(out)) == 18 and len(list(out.rglob("*.png"))) == 2
-    again = call("plots", out / "results" / "shapes-smoke", "--format", "svg", "--out", "ä b", cwd=home, env=ascii_only)
-    assert again.returncode == 0 and len(list(home.glob("ä b/*/*.svg"))) == 2
+    cwd = tmp_path / "zwei schöne Örter"
+    cwd.mkdir()
+    job = call("run_ex2.py", *SMALL, "--out", "hier & da/日本", cwd=cwd, env=ascii_only)
+    assert r"mean \xb1 sd" in job.stdout and len(results_of(cwd / "hier & da" / "日本")) == 5
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path):
-    def small_files():
+def test_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 
-    full = call("run_ex2", *ONE_JOB, "--out", tmp_path, cwd=tmp_path, preexec_fn=small_files)
-    assert full.returncode == 1 and "File too large" in full.stderr and "Traceback" not in full.stderr
+    job = call("run_ex2.py", *SMALL, "--jobs", 1, "--out", tmp_path, cwd=tmp_path, status=1, preexec_fn=limit)
+    assert job.stderr.count("\n") == 1 and "File too large" in job.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_ctrl_c_keeps_the_finished_runs(tmp_path):
-    job = subprocess.Popen(
-        command("run_sensitivity", *ONE_JOB, "--seeds", 20, "--out", tmp_path),
-        env=environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # which a background job ignores
-    start = time.time()
-    while not list(tmp_path.rglob("runs/*.json")) and time.time() < start + 60:
-        time.sleep(0.1)
-    os.killpg(job.pid, signal.SIGINT)
-    _, stderr = job.communicate(timeout=60)
-    assert job.returncode == 130 and "interrupted" in stderr and "Traceback" not in stderr
-    assert len(results_of(tmp_path)) >= 1 and not list(tmp_path.rglob(".*"))
+def test_no_command_without_publish_changes_published_files_and_out_writes_nowhere_else(tmp_path):
+    clone, quick = tmp_path / "clone", tmp_path / "quick.py"
+    clone.mkdir()
+    for path in HOME.glob("*.py"):
+        shutil.copy(path, clone)
+    shutil.copy(HOME / "CITATION.cff", clone)
+    for folder in ("lab", "handin", "results/published", "figures/published"):
+        shutil.copytree(HOME / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__", "models"))
+    quick.write_text("import gradcheck\ngradcheck.report_gradients = lambda seed: (list(gradcheck.check_nets(seed, gradcheck.CHECKED[:1])), [])\n"
+                     "gradcheck.main()\n")
+    whole, env = contents(clone), {"PYTHONPATH": str(clone)}
+    commands = [(clone / "run_ex2.py", *SMALL), (clone / "run_ex2.py", *SMALL, "--figures"), (quick,)]
+    for script, *options in commands:
+        call(script, *options, "--out", tmp_path / "out", cwd=tmp_path, env=env)
+    assert contents(clone) == whole
+    for script, *options in commands:
+        call(script, *options, cwd=tmp_path, env=env)
+    call(clone / "run_ex2.py", "--figures", cwd=tmp_path, env=env, status=1)
+    call(clone / "make_submission.py", cwd=tmp_path, env=env)
+    call(clone / "make_report.py", cwd=tmp_path, env=env, status=1)
+    after = contents(clone)
+    assert after.items() >= whole.items()
+    made = {path.relative_to(clone) for path in after.keys() - whole.keys()}
+    assert {path.parts[1] for path in made if path.parts[0] in ("results", "figures") and len(path.parts) > 2} == {"shapes-smoke"}
+    assert {path.name for path in made if len(path.parts) == 2} == {
+        "gradcheck.csv", "gradcheck.md", "gradcheck.tex", "assignment3.py"}  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------- experiment
-
-SETTING = experiment.config(hidden=[4])
-ABOUT = {
-    "dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]},
-    "code": {"hidden": "1", "specs": "2"},
-    "versions": {},
-}
-KEY = experiment.key_of(SETTING, 0, ABOUT)
+# ------------------------------------------------------------------------- a driver in this process, on data of any name
 
 
-def test_a_result_is_the_network_that_kbn_trains(toy, tmp_path):
-    setting = experiment.config(hidden=[6], batch_norm=True, n_batch=20, n_s=30, n_cycles=1, eps=1e-5)
-    path, result, _ = experiment.run(setting, 7, toy, ABOUT, tmp_path / "run.json", True)
-    rng, hp = np.random.default_rng(7), {"n_batch": 20, "n_s": 30, "n_cycles": 1, "eps": 1e-5}
-    params = kbn.init_params([5, 6, 3], rng, batch_norm=True)
-    params, stats, history = kbn.minibatch_gd(toy["train"], toy["val"], params, hp, rng)
-    assert result["test_accuracy"] == kbn.accuracy(*toy["test"], params, stats, 1e-5)
-    assert result["val_accuracy"] == history["epoch"]["val_accuracy"][-1]
-    assert result["history"]["update"]["t"] == list(range(60))
-    np.testing.assert_allclose(result["history"]["epoch"]["val_loss"], history["epoch"]["val_loss"], rtol=1e-5)
+SIZE = {"hidden": [4], "n_train": 200, "n_val": 100, "n_batch": 20, "n_s": 5, "n_cycles": 1}
+ROWS = [row("net", **SIZE, reported={"a book": "52.5"}), row("BN", **SIZE, bn="before", setting="with BN")]
 
 
-def test_search_trials_do_not_look_at_the_test_set(toy, tmp_path):
-    toy["test"] = ()  # whoever measures it fails
-    setting = experiment.config(hidden=[4], n_batch=20, n_s=5, n_cycles=1)
-    path, result, model = experiment.run(setting, 0, toy, ABOUT, tmp_path / "run.json", False)
-    assert "test_accuracy" not in result
-    experiment.keep({"results": tmp_path / "not there"}, path, result, model, False)
-    assert experiment.finished(path, experiment.key_of(setting, 0, ABOUT), False) == result
-    assert experiment.finished(path, experiment.key_of(setting, 0, ABOUT), True) is None
-    with pytest.raises(TypeError):
-        experiment.run(setting, 0, toy, ABOUT, tmp_path / "run.json", True)
+@pytest.fixture
+def drive(raw, tmp_path, monkeypatch, capsys):
+    """A function that calls driver.drive with options, and returns what is printed on stdout and stderr.
+
+    rows: what is trained. changes: of the data, which is else the official CIFAR-10. fail: an error of data.load.
+    """
+    monkeypatch.setattr(driver, "HOME", tmp_path)
+
+    def drive(*options, rows=ROWS, fail=None, **changes):
+        def load(name, data_dir=None, small=False):
+            if fail and name == "cifar10":
+                raise fail
+            official = {"name": "cifar10", "title": "CIFAR-10", "files": "official"}
+            return raw | (official if name == "cifar10" else {}) | changes
+
+        def train(raw, opts):
+            return workers.train(rows, raw, opts)
+
+        def report(results, published):
+            return {"toy": driver.accuracies(ROWS, results, published)}
+
+        def figures(results):
+            return {f"toy-{name}": partial(plots.curves, name, {"off": results[name]}) for name in results}
+
+        monkeypatch.setattr(data, "load", load)
+        monkeypatch.setattr(sys, "argv", ["run_toy.py", "--jobs", "1", "--out", str(tmp_path), *options])
+        driver.drive("toy", "A toy.", train, report, figures)
+        return capsys.readouterr()
+
+    return drive
 
 
-def test_only_a_result_of_the_same_config_seed_data_and_code_is_used_again(tmp_path, capsys):
-    path = tmp_path / "run.json"
-    good = {**KEY, "val_accuracy": 0.4, "test_accuracy": 0.5, "history": {}}
-    path.write_text(json.dumps(good))
-    assert experiment.finished(path, KEY, True) == good
-    assert experiment.finished(path, KEY | {"seed": 1}, True) is None
-    assert experiment.finished(path, KEY | {"config": SETTING | {"lam": 0.1}}, True) is None
-    assert experiment.finished(path, KEY | {"code": "2"}, True) is None
-    assert experiment.finished(path, KEY | {"dataset": {}}, True) is None
-    assert experiment.finished(tmp_path / "none.json", KEY, True) is None
-    assert capsys.readouterr().err == ""
-    older = [
-        json.dumps({key: value for key, value in good.items() if key != lacking})
-        for lacking in ("config", "dataset", "code", "val_accuracy", "history")
-    ]
-    for damage in (path.read_text()[:-20], "", "[1]", "{}", "3", *older):
-        path.write_text(damage)
-        assert experiment.finished(path, KEY, True) is None
-        assert str(path) in capsys.readouterr().err
+@pytest.fixture
+def no_training(monkeypatch):
+    """Let an attempt to train fail."""
+    return lambda: monkeypatch.setattr(workers, "train", lambda *_: pytest.fail("it was trained"))
 
 
-def image_net(toy, **changes):
-    """A config, data and provenance of a small convolutional net: the toy's examples as images of 1 x 2 x 3."""
-    pad = {part: (np.vstack([X, X[:1]]), y) for part, (X, y) in ((part, toy[part]) for part in ("train", "val", "test"))}
-    specs = [("conv", 4, (2, 3)), ("bn",), ("relu",), ("affine", 3)]
-    setting = experiment.config(specs=specs, n_batch=20, n_s=30, n_cycles=1, eta_max=0.05, n_train=300, n_val=50, **changes)
-    return (
-        setting,
-        pad | {"input": {"shape": np.array([1, 2, 3])}},
-        ABOUT | {"dataset": {**ABOUT["dataset"], "shape": [1, 2, 3]}},
-    )
+def test_finished_runs_are_reported_and_not_repeated_unless_fresh(drive, tmp_path):
+    first = drive("--seeds", "2")
+    lines = first.out.splitlines()
+    assert lines[0].startswith("CIFAR-10: 2000 training and 1000 test images, 2 seed(s), 1 job(s); to ") and first.err == ""
+    assert [re.sub(r"[\d.]+ %, \d+ s", "_", line) for line in lines[1:5]] == [
+        f"{i + 1} of 4: {name}, seed {i % 2}: validation _" for i, name in enumerate(["net", "net", "BN", "BN"])]  # fmt: skip
+    assert "\nCIFAR-10; accuracies in %: mean ± sd (number of seeds)\n\n| network | setting | validation " in first.out
+    runs = contents(*tmp_path.rglob("runs"))
+    again = drive("--seeds", "3").out.splitlines()
+    assert again[1] == "4 of 6 runs have results already; --fresh trains them again" and again[2].startswith("1 of 2: net, seed 2")
+    assert contents(*tmp_path.rglob("runs")).items() > runs.items()
+    assert "already" not in drive("--seeds", "2", "--fresh").out
+    assert all(path.stat().st_mtime_ns > time for path, (_, time) in runs.items())
 
 
-def test_a_result_of_layer_specs_is_the_net_that_nets_builds(toy, tmp_path):
-    setting, data, about = image_net(toy, watched=30)
-    path, result, model = experiment.run(setting, 7, data, about, tmp_path / "run.json", True)
-    rng, specs, shape = np.random.default_rng(7), setting["specs"], (1, 2, 3)
-    net, params = nets.build(specs, shape), nets.init_params(specs, shape, rng)
-    moments = []
-    hp = {"n_batch": 20, "n_s": 30, "n_cycles": 1, "eta_max": 0.05}
-    params, stats, history = kbn.minibatch_gd(
-        data["train"],
-        data["val"],
-        params,
-        hp,
-        rng,
-        net=net,
-        callback=lambda state: moments.append(
-            layers.conv_forward(data["train"][0][:, :30].T.reshape(30, 1, 2, 3), state["params"]["W1"], state["params"]["b1"])[
-                0
-            ].std()
-        ),
-    )
-    X, y = data["test"]
-    whole = kbn.dataset_stats(data["train"][0].astype(np.float32), params, net=net)
-    predicted = net["forward"](X.astype(np.float32), params, stats)[0].argmax(axis=0)
-    wrong = [[i, predicted[i]] for i in range(len(y)) if predicted[i] != y[i]]
-    assert result["test_accuracy"] == 1 - len(wrong) / len(y) and result["mistakes"] == wrong[: experiment.MISTAKES]
-    assert result["test_accuracy_dataset"] == kbn.accuracy(X, y, params, whole, net=net)
-    np.testing.assert_allclose(result["filters"], params["W1"], atol=1e-4)
-    np.testing.assert_allclose(result["history"]["epoch"]["S1_sd"], moments, rtol=1e-5)
-    np.testing.assert_allclose(result["history"]["epoch"]["val_loss"], history["epoch"]["val_loss"], rtol=1e-5)
-    (tmp_path / "net.npz").write_bytes(model)
-    saved, saved_stats, hp, more = kbn.load(tmp_path / "net.npz", nets.check_model)
-    assert kbn.accuracy(X, y, saved, saved_stats, net=nets.of_model(more)) == result["test_accuracy"]
+def test_quiet_prints_only_tables_and_errors(drive):
+    whole, quiet = drive(), drive("--quiet")
+    assert quiet.err == "" and whole.out.endswith(quiet.out) and quiet.out.startswith("\nCIFAR-10; accuracies in %")
+    assert drive("--quiet", "--fresh").out == quiet.out and drive("--quiet", "--figures", "toy-BN").out == ""
 
 
-def test_divergence_is_a_result_where_it_may_be(toy, tmp_path):
-    setting, data, about = image_net(toy)
-    setting["eta_max"] = 1e30
-    path, result, model = experiment.run(setting, 7, data, about, tmp_path / "run.json", True, may_diverge=True)
-    assert "diverged" in result["diverged"] and result["val_accuracy"] == result["test_accuracy"] == 1 / 3 and model == b""
-    experiment.keep({"results": tmp_path}, path, result, model, True)
-    assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("*.checkpoint"))
-    found = experiment.finished(path, experiment.key_of(setting, 7, about), True)
-    assert found["diverged"] == result["diverged"] and np.isnan(found["history"]["epoch"]["val_loss"]).all()
+def test_figures_are_drawn_from_stored_results_without_data_and_training(drive, no_training, tmp_path):
+    drive()
+    no_training()
+    tables, drawn = contents(tmp_path / "results"), contents(tmp_path / "figures")
+    again = drive("--figures", fail=pytest.fail.Exception("data was loaded"))
+    assert "| network |" in again.out and "toy-BN.png" in again.out and "training" not in again.out
+    assert {path: content for path, (content, _) in contents(tmp_path / "figures").items()} == {
+        path: content for path, (content, _) in drawn.items()}  # fmt: skip
+    named = drive("--figures", "toy-BN", "--format", "svg", fail=pytest.fail.Exception("data was loaded"))
+    assert "|" not in named.out and [path.name for path in tmp_path.rglob("*.svg")] == ["toy-BN.svg"]
+    assert contents(tmp_path / "results").keys() == tables.keys()
+    with pytest.raises(UserError, match="no figure 'toy-x'; there are toy-net, toy-BN"):
+        drive("--figures", "toy-BN", "toy-x")
+    with pytest.raises(UserError, match=r"cifar10-smoke.toy.*is missing; run the driver without --figures first"):
+        drive("--figures", "--smoke")
 
 
-def test_names_of_runs_are_short_and_tell_nets_apart():
-    deep = [["affine", 50], ["bn"], ["relu"]] * 20 + [["affine", 10]]
-    names = {
-        experiment.run_name(experiment.config(**changes), 0)
-        for changes in (
-            {"specs": deep},
-            {"specs": deep[:-1] + [["relu"], ["affine", 10]]},
-            {"specs": deep, "loss": "svm"},
-            {"hidden": [50]},
-            {"specs": [["conv", 8, [5, 3], 1, [2, 1]], ["affine", 10]]},
-            {"specs": [["conv", 8, 5, 3, [2, 1]], ["affine", 10]]},
-        )
-    }
-    assert len(names) == 6 and "conv8x5x3x1x2x1-affine10_seed=0" in names
-    assert max(map(len, names)) < 100
+def test_publish_writes_published_folders_which_no_other_command_changes(drive, tmp_path):
+    drive("--publish", "--seeds", "2")
+    published = contents(tmp_path / "results" / "published", tmp_path / "figures" / "published")
+    names = {path.name for path in published}
+    assert names == {"toy.md", "toy.csv", "toy.tex", "toy_runs.csv", "toy_histories.json.gz", "toy-net.png", "toy-BN.png"}
+    assert not list(tmp_path.glob("*/cifar10/toy*"))
+    for options in ((), ("--seeds", "3", "--fresh"), ("--smoke",), ("--figures",), ("--dataset", "shapes"), ("--quiet",)):
+        drive(*options)
+        assert contents(tmp_path / "results" / "published", tmp_path / "figures" / "published") == published, options
+    for path in published:
+        if path.suffix in (".png", ".md"):
+            path.unlink()
+    drive("--publish", "--figures")
+    again = contents(tmp_path / "results" / "published", tmp_path / "figures" / "published")
+    assert {path: content for path, (content, _) in again.items()} == {path: content for path, (content, _) in published.items()}
+    assert drive("--publish", "--seeds", "3").out.count(" (3) ") == 4
 
 
-def test_a_run_that_diverges_is_named(toy, tmp_path):
-    setting = experiment.config(hidden=[4], n_batch=20, n_s=50, eta_max=1e9)
-    with pytest.raises(FloatingPointError, match="run-7: training diverged.*update.*eta"):
-        experiment.run(setting, 0, toy, ABOUT, tmp_path / "run-7.json", True)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    "options, changes, words",
+    [
+        (["--smoke", "--seeds", "2"], {}, "only results on the whole of cifar10 are published"),
+        (["--dataset", "shapes", "--seeds", "2"], {}, "only results on the whole of cifar10 are published"),
+        (["--seeds", "2"], {"note": "the test set differs"}, "these results are not published: the test set differs"),
+        (["--seeds", "2"], {"fail": data.Unavailable("no network")}, "no network"),
+        (["--seeds", "1"], {}, "the published results have 2 seeds, not 1; use --seeds 2 or more"),
+        ([], {}, "the published results have 2 seeds, not 1; use --seeds 2 or more"),
+    ],
+)
+def test_publish_is_refused(options, changes, words, drive, no_training, tmp_path, capsys):
+    drive("--publish", "--seeds", "2")
+    no_training()
+    published = contents(tmp_path / "results" / "published", tmp_path / "figures" / "published")
+    with pytest.raises((UserError, SystemExit)) as error:
+        drive("--publish", *options, **changes)
+    assert words in str(error.value) + capsys.readouterr().err
+    assert contents(tmp_path / "results" / "published", tmp_path / "figures" / "published") == published
 
 
-def test_names_of_runs_tell_them_apart():
-    changes = [
-        {},
-        {"batch_norm": True},
-        {"hidden": [50, 30]},
-        {"lam": 0.0051},
-        {"sigma": 0.1},
-        {"sigma": "xavier"},
-        {"n_train": 1000},
-        {"eps": 1e-5},
-        {"bn": "after"},
-        {"n_cycles": 3},
-    ]
-    names = {experiment.run_name(experiment.config(**change), seed) for change in changes for seed in (0, 1)}
-    assert len(names) == 2 * len(changes)
+@pytest.mark.parametrize(
+    "options, changes, published, book",
+    [
+        ([], {}, True, True),
+        ([], {"files": "same images in another order", "order": "another"}, True, True),
+        ([], {"rows": [row("net", **SIZE, lam=0.3), ROWS[1]]}, True, False),
+        ([], {"files": "other images", "note": "the test set differs"}, False, False),
+        (["--smoke"], {}, False, False),
+        (["--dataset", "shapes"], {"files": "synthetic"}, False, False),
+        ([], {"fail": data.Unavailable("no network"), "files": "synthetic"}, False, False),
+    ],
+)
+def test_published_and_reported_accuracies_are_shown_only_beside_comparable_ones(options, changes, published, book, drive, tmp_path):
+    theirs = drive("--publish", "--seeds", "2", "--quiet").out
+    mine = drive(*options, "--quiet", **changes)
+    head, _, net = [line.split("|")[1:-1] for line in mine.out.splitlines() if line.startswith("|")][:3]
+    cells = dict(zip([cell.strip() for cell in head], [cell.strip() for cell in net], strict=True))
+    assert ("published test" in cells) is published and ("52.5" in cells.values()) is book
+    if published:
+        assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d \(2\)", cells["published test"]) and cells["published test"] in theirs
+    assert ("the test set differs" in mine.out and "Note: the test set differs." in mine.err) is ("note" in changes)
 
 
-def test_an_unknown_name_in_a_config_is_refused():
-    with pytest.raises(ValueError, match="lambda_"):
-        experiment.config(lambda_=0.1)
+def test_synthetic_set_takes_the_place_of_unavailable_data_only_if_no_dataset_is_named(drive, tmp_path):
+    unavailable = data.Unavailable("CIFAR-10 cannot be downloaded")
+    job = drive(fail=unavailable)
+    assert job.err == "CIFAR-10 cannot be downloaded\nSo everything below is on the built-in synthetic set 'shapes', NOT on cifar10.\n"
+    assert job.out.startswith("shapes (synthetic): ") and [path.name for path in tmp_path.glob("results/*")] == ["shapes"]
+    with pytest.raises(data.Unavailable):
+        drive("--dataset", "cifar10", fail=unavailable)
+    with pytest.raises(UserError, match="holds no"):
+        drive("--data-dir", "nowhere", fail=UserError("nowhere holds no CIFAR-10"))
 
 
-def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
-    tables.write(tmp_path / "a", "old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError):
-        tables.write(tmp_path / "a", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+def test_old_scratch_of_killed_drivers_is_cleared(drive, tmp_path):
+    scratch = [tmp_path / "results" / "cifar10" / folder / ".x.host.1.scratch" for folder in ("runs", "models")]
+    for path in scratch:
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+        os.utime(path, (0, 0))
+    drive()
+    assert not any(path.exists() for path in scratch)
 
 
-def test_summaries_are_mean_and_sample_deviation():
-    mean, sd, n = experiment.summary([{"a": 0.5}, {"a": 0.52}], "a")
-    assert (round(mean, 9), round(sd, 9), n) == (51, round(2**0.5, 9), 2)
-    assert experiment.for_people((51.0, 1.4142, 2)) == "51.00 ± 1.41 (2)"
-    assert experiment.for_people((51.0, np.nan, 1)) == "51.00 (1)"
-    assert experiment.for_programs({"x": (1, 2, 3), "y": "z"}) == {"x": 1, "x_sd": 2, "x_n": 3, "y": "z"}
+# ------------------------------------------------------------------------------------------------- options and the end
 
 
-def test_thinned_history_keeps_the_means():
-    columns = {"eta": list(np.arange(1000.0)), "loss": [1.0] * 1000}
-    thinned = experiment.thin(columns)
-    assert len(thinned["t"]) == 500 and thinned["t"][:2] == [0.5, 2.5] and thinned["eta"] == thinned["t"]
-    assert np.mean(thinned["loss"]) == 1
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--seed", "3"], "unrecognized arguments: --seed"),
+        (["--seeds", "0"], "'0' is not a whole number of 1 or more"),
+        (["--seeds", "1.5"], "'1.5' is not a whole number of 1 or more"),
+        (["--jobs", "-1"], "'-1' is not a whole number of 1 or more"),
+        (["--dataset", "cifar100"], "'cifar100'"),
+        (["--cluster", ""], "an address is needed"),
+        (["--format", "bmp"], "'bmp'"),
+    ],
+)
+def test_bad_option_is_one_line_that_names_it(options, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        settings.options("", list(data.DATASETS), argv=options)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "error:" in line and words in line
+
+
+@pytest.mark.parametrize(
+    "error, status, line",
+    [
+        (UserError("a\n  b"), 1, "toy.py: error: a b"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "toy.py: error: [Errno 2] No such file: 'x'"),
+        (FloatingPointError("training diverged"), 1, "toy.py: error: training diverged"),
+        (KeyboardInterrupt(), 130, "toy.py: interrupted"),
+    ],
+)
+def test_expected_error_ends_a_script_with_one_line(error, status, line, monkeypatch, capsys):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["somewhere/toy.py"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        settings.run_main(main)
+    said = end.value.code if status == 1 else capsys.readouterr().err
+    assert said.strip() == line and (status == 1 or end.value.code == status)
+
+
+@pytest.mark.parametrize("columns", [100, 40])
+def test_progress_on_a_terminal_is_a_bar_no_wider_than_it(columns, tmp_path, monkeypatch):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    opts, shown = options(tmp_path), b""
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        for opts.quiet in (True, False):
+            with workers.progress(3, opts) as finished:
+                for seed in range(3):
+                    finished({"row": "net", "key": {"seed": seed}, "result": {"val_accuracy": 0.5, "duration_s": 1}})
+    with contextlib.suppress(OSError):  # the other side is closed
+        while True:
+            shown += os.read(ours, 4096)
+    frames = re.split(r"[\r\n]", shown.decode())
+    assert sum("3/3" in frame for frame in frames) == 1 and max(map(len, frames)) <= columns
+    assert (b"net, seed 2: validation 50.00 %" in shown) is (columns == 100)

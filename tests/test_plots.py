@@ -1,169 +1,121 @@
-"""Figures are drawn from results alone, and what is missing for one is named."""
-
-import ast
-import json
-import shutil
+"""Figures show the numbers of the results that they are given, say whose they are, and are the same bytes every time."""
 
 import numpy as np
 import pytest
-from conftest import HOME, call, made_result
 
-import experiment
-import plots
+from lab import plots
 
-
-def result(seed=0, scale=1.0, **changes):
-    """A small result, such as experiment.train returns."""
-    setting = experiment.config(**{"hidden": [50, 50], **changes})
-    return made_result(setting, seed, scale, 5, val_accuracy=scale / 2, test_accuracy=0.5)
+KINDS = ["curves", "compared", "search", "sensitivity", "swept", "scores", "dots", "gaps", "filters", "mistakes"]
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """A lab whose results hold two nets of two seeds."""
-    lab = {
-        "title": "toy",
-        "command": "python run_ex3.py --seeds 2",
-        "results": tmp_path / "results" / "toy",
-        "figures": tmp_path / "figures" / "toy",
-        "nets": {"without BN": [result(0), result(1)], "with BN": [result(seed, 0.8, batch_norm=True) for seed in (0, 1)]},
-    }
-    for folder in (lab["results"] / "runs", lab["results"] / "figures", lab["figures"]):
-        folder.mkdir(parents=True)
-    keep(lab, lab["nets"])
-    return lab
+def result(seed=0, value=0.5, diverged="", **config):
+    """A small result whose numbers are near value."""
+    names = [f"{part}_{what}" for part in ("train", "val") for what in ("cost", "loss", "accuracy")]
+    names += [f"S{layer}_{moment}" for layer in (1, 2) for moment in ("mean", "sd")]
+    history = {"t": [100, 200, 300]} | {name: [value - 0.2 + 0.02 * seed, value, value + 0.02 * seed] for name in names}
+    after = {"history": {}} if diverged else {"history": history, "train_accuracy": value + 0.1, "train_loss": value}
+    mistake = {"class": 0, "predicted": 1, "pixels": [0, 255, 255, 0]}
+    return after | {
+        "seed": seed, "config": {"lam": 0.01} | config, "diverged": diverged, "val_accuracy": value, "test_accuracy": value,
+        "data": {"title": "toy set", "note": "only a part of it", "classes": ["cat", "dog"]},
+        "pictures": {"filters": np.arange(16).reshape(4, 1, 2, 2).tolist(), "mistakes": [mistake], "classes": ["cat", "dog"],
+                     "shape": [1, 2, 2], "n_wrong": 1, "n_test": 9},
+    }  # fmt: skip
 
 
-def keep(lab, runs):
-    """Write the results in dicts and lists as experiment does."""
-    for part in runs if isinstance(runs, list) else runs.values():
-        if "config" in part:
-            (lab["results"] / "runs" / f"{part['name']}.json").write_text(json.dumps(part))
-        else:
-            keep(lab, part)
+def draw(kind, seeds=2, **changes):
+    """The figure of a kind. changes: of the first and the last of three nets."""
+    changed, good = [result(seed, **changes) for seed in range(seeds)], [result(seed, 0.8, lam=0.1) for seed in range(seeds)]
+    nets = {"off": changed, "before": good, "mine": changed}
+    panels, by_value = {"panel": nets}, {"panel": {place: {0.1: results, 1.0: results} for place, results in nets.items()}}
+    more = {"swept": [by_value, "eta", "val_accuracy"], "dots": [panels, "test_accuracy", "test accuracy, %"]}
+    more |= {"sensitivity": [panels], "gaps": [panels], "filters": [good[0]], "mistakes": [good[0]]}
+    return getattr(plots, kind)("a title", *more.get(kind, [nets]))
 
 
-def test_the_pictures_are_the_same_to_the_byte_every_time(lab, tmp_path):
-    plots.figure(lab, "curves", "öne", "3-layer [50, 50]", lab["nets"])
-    first = (lab["figures"] / "öne.png").read_bytes()
-    for format, begin in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
-        drawn = [plots.draw(lab["results"] / "figures" / "öne.json", tmp_path / str(i), format).read_bytes() for i in range(2)]
-        assert drawn[0] == drawn[1] and drawn[0].startswith(begin)
-        assert format != "png" or drawn[0] == first
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("kind", "suffix"), [*((kind, "svg") for kind in KINDS), ("compared", "png"), ("compared", "pdf")])
+def test_every_kind_is_drawn_without_warnings_and_to_the_same_bytes_twice(kind, suffix, tmp_path):
+    paths = [tmp_path / f"{i}.{suffix}" for i in range(2)]
+    for path in paths:
+        plots.save(draw(kind), path)
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second and first.startswith({"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}[suffix])
 
 
-def test_a_description_names_its_runs_and_holds_no_data(lab):
-    plots.figure(lab, "curves", "one", "3-layer [50, 50]", lab["nets"])
-    description = json.loads((lab["results"] / "figures" / "one.json").read_text())
-    assert description == {
-        "kind": "curves",
-        "dataset": "toy",
-        "net": "3-layer [50, 50]",
-        "command": "python run_ex3.py --seeds 2",
-        "more": {},
-        "runs": {"without BN": ["50-50_seed=0", "50-50_seed=1"], "with BN": ["50-50_bn_seed=0", "50-50_bn_seed=1"]},
-    }
+@pytest.mark.parametrize("kind", KINDS)
+def test_title_holds_dataset_note_and_seeds(kind):
+    title = draw(kind, seeds=3).get_suptitle()
+    assert title.startswith("a title\ntoy set; only a part of it; ")
+    assert title.count("seed 0" if kind in ("filters", "mistakes") else "3 seeds") == 1
 
 
-def test_what_is_swept_and_searched_comes_back_from_the_description(lab):
-    by_value = {"with BN": {0.1: [result(sigma=0.1)], 1.0: [result(sigma=1.0)]}}
-    trials = {"coarse": [result(lam=lam) for lam in (0.1, 0.2)], "fine 1": [result(lam=0.3)]}
-    for runs in (by_value, trials):
-        keep(lab, runs)
-    plots.figure(
-        lab,
-        "swept",
-        "swept",
-        "net",
-        {"a": by_value, "b": by_value},
-        what="sigma",
-        numbers=["best val_accuracy", "last train_loss"],
-    )
-    plots.figure(lab, "search", "search", "net", trials, draws={"coarse": "U", "fine 1": "V"})
-    runs, results = plots.read_runs(
-        lab["results"] / "figures" / "swept.json", plots.describe(lab["results"] / "figures" / "swept.json")
-    )
-    assert list(runs["a"]["with BN"]) == ["0.1", "1.0"] and len(results) == 2
-    assert plots.number_of(results[0], "best val_accuracy") == 100 and plots.number_of(results[0], "val_accuracy") == 50
-    assert plots.number_of(results[0], "last train_loss") == results[0]["history"]["epoch"]["train_loss"][-1]
-    assert {path.stem for path in lab["figures"].iterdir()} == {"swept", "search"}
+@pytest.mark.parametrize("kind", ["curves", "compared", "swept", "scores"])
+def test_band_is_drawn_only_for_several_seeds(kind):
+    assert all(axes.collections for axes in draw(kind).axes)
+    assert not any(axes.collections for axes in draw(kind, seeds=1).axes)
 
 
-def test_mistakes_are_drawn_without_the_dataset(lab):
-    raw = {
-        "classes": ["cat", "dog"],
-        "shape": (1, 2, 2),
-        "test_labels": np.array([0, 1, 1]),
-        "test_images": np.arange(12, dtype=np.uint8).reshape(3, 4),
-    }
-    for wrong in ([[0, 1], [2, 0]], []):
-        one = result() | {"mistakes": wrong}
-        keep(lab, [one])
-        plots.figure(lab, "mistakes", "mistakes", "net", one, **plots.images_of(raw, one))
-        more = plots.describe(lab["results"] / "figures" / "mistakes.json")["more"]
-        assert [image["pixels"] for image in more["images"].values()] == [raw["test_images"][i].tolist() for i, _ in wrong]
+def test_curve_is_the_mean_of_the_seeds_in_percent_and_its_band_one_standard_deviation():
+    axes = draw("compared").axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[100, 31], [200, 50], [300, 51]])
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([band.min(), band.max()], [31 - np.sqrt(2), 51 + np.sqrt(2)])
 
 
-def test_a_missing_run_is_named_and_the_other_figures_are_drawn(lab, tmp_path):
-    plots.figure(lab, "curves", "both", "net", lab["nets"])
-    plots.figure(lab, "curves", "plain", "net", {"without BN": lab["nets"]["without BN"]})
-    for path in lab["figures"].iterdir():
-        path.unlink()
-    missing = lab["results"] / "runs" / "50-50_bn_seed=1.json"
-    for damage, said in (
-        (missing.unlink, "is missing"),
-        (lambda: missing.write_text("{"), "is damaged"),
-        (lambda: missing.write_text("[]"), "is damaged"),
-        (lambda: missing.write_text('{"seed": 1}'), "is damaged"),
-    ):
-        damage()
-        job = call("plots", lab["results"], "--out", tmp_path / "pictures", cwd=tmp_path)
-        assert job.returncode == 1 and {path.name for path in (tmp_path / "pictures" / "toy").iterdir()} == {"plain.png"}
-        [line] = job.stderr.splitlines()
-        assert f"both: {missing} {said}; python run_ex3.py --seeds 2 --out {tmp_path} makes it" in line
-    shutil.rmtree(lab["results"] / "runs")
-    assert "(and 3 more like it)" in call("plots", lab["results"], cwd=tmp_path).stderr
+def test_sensitivity_draws_a_line_for_each_seed():
+    first, second = draw("sensitivity").axes[1].lines[::3][:2]
+    np.testing.assert_allclose([first.get_ydata(), second.get_ydata()], [[30, 50, 50], [32, 50, 52]])
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"kind": 3, "dataset": "", "net": "", "command": ""}',
-        '{"kind": "pie", "dataset": "", "net": "", "command": "c", "runs": {}}',
-        '{"kind": "curves", "dataset": "", "net": "", "command": "c", "runs": {}}',
-        '{"kind": "curves", "dataset": "", "net": "", "command": "c", "runs": {"x": "50-50_seed=0"}}',
-        '{"kind": "swept", "dataset": "", "net": "", "command": "c", "runs": {"x": {"y": {"z": ["50-50_seed=0"]}}}, "more": {}}',
-    ],
-)
-def test_a_damaged_description_is_named_in_one_line(damage, lab, tmp_path):
-    (lab["results"] / "figures" / "broken.json").write_text(damage)
-    with pytest.raises(plots.CannotDraw, match="broken") as error:
-        plots.draw(lab["results"] / "figures" / "broken.json", tmp_path)
-    assert "\n" not in str(error.value)
+def test_gap_is_training_minus_test_accuracy_in_points():
+    dots = [line.get_ydata() for line in draw("gaps").axes[0].lines if line.get_marker() == "."]
+    np.testing.assert_allclose(dots, np.full((3, 2), 10))
 
 
-def test_a_folder_without_figures_is_named(tmp_path):
-    job = call("plots", tmp_path / "no where", cwd=tmp_path)
-    assert job.returncode == 1 and len(job.stderr.splitlines()) == 1 and "no where" in job.stderr
+def test_swept_draws_a_number_of_its_own_in_each_panel():
+    nets = {"off": {0.1: [result()], 10: [result(value=0.7)]}}
+    numbers = [lambda result: 2 * result["train_loss"], "train_loss", "val_accuracy"]
+    figure = plots.swept("a title", {"twice the loss": nets, "loss": nets, "accuracy, %": nets}, "sigma", numbers)
+    drawn = [axes.lines[0].get_xydata() for axes in figure.axes]
+    np.testing.assert_allclose(drawn, [[[0.1, 1], [10, 1.4]], [[0.1, 0.5], [10, 0.7]], [[0.1, 50], [10, 70]]])
+    assert figure.axes[0].get_ylabel() == "twice the loss"
 
 
-def test_plots_alone_imports_matplotlib_and_trains_nothing():
-    importers = [script.name for script in HOME.glob("*.py") if "matplotlib" in imports(script)]
-    assert importers == ["plots.py"] and not {"experiment", "kbn", "nets", "datasets"} & imports(HOME / "plots.py")
+def test_search_rings_the_best_trial_of_each_seed():
+    stages = {"coarse": [result(0, 0.6, lam=1e-2), result(0, 0.4, lam=1e-3)], "fine": [result(1, 0.5, lam=1e-1)]}
+    rings = [line.get_xydata()[0] for line in plots.search("", stages).axes[0].lines if line.get_markersize() == 8]
+    np.testing.assert_allclose(rings, [[1e-2, 60], [1e-1, 50]])
 
 
-def imports(script):
-    """The top-level modules that a script imports."""
-    nodes = list(ast.walk(ast.parse(script.read_text(encoding="utf-8"))))
-    return {name.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for name in node.names} | {
-        node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and node.module
-    }
+@pytest.mark.parametrize("kind", ["search", "swept", "dots"])
+def test_diverged_run_is_a_cross_at_the_foot_and_no_accuracy(kind):
+    lines = draw(kind, value=0.1, diverged="overflow").axes[0].lines
+    crosses = [line.get_ydata()[0] for line in lines if line.get_marker() == "x"]
+    heights = [y for line in lines if line.get_marker() != "x" for y in line.get_ydata()]
+    assert crosses and max(crosses) < 0.2 and set(heights) == {80}
 
 
-def test_labels_without_a_style_get_different_ones():
-    labels = ["with BN", "a", "b", "c"]
-    assert len({(style["color"], style["marker"]) for style in plots.styles(labels).values()}) == 4
-    assert plots.styles(["a", "with BN"])["with BN"] == plots.styles(labels)["with BN"]
+@pytest.mark.parametrize("kind", ["curves", "compared", "sensitivity", "scores"])
+def test_diverged_run_has_no_curve_and_is_counted_in_the_title(kind):
+    figure = draw(kind, diverged="overflow")
+    assert 0 < len(figure.axes[0].lines) < len(draw(kind).axes[0].lines)
+    assert figure.get_suptitle().endswith("2 of 4 runs diverged")
+
+
+def test_places_of_bn_have_the_same_style_in_all_figures_and_other_labels_differ():
+    styles = plots.styles(["a", "before", "b", "c"])
+    assert styles["before"] == plots.styles(["before", "off"])["before"] and styles["before"]["label"] == "BN before the ReLU"
+    assert len({style["marker"] for style in styles.values()}) == 4
+    assert plots.styles(["c"], {"one": ["a", "before", "b"], "two": ["c"]})["c"] == styles["c"]
+
+
+def test_chance_is_drawn_only_near_a_curve():
+    legends = [plots.curves("", {"off": [result(value=value)]}).legends[0].get_texts() for value in (0.5, 0.99)]
+    assert ["chance" in [text.get_text() for text in texts] for texts in legends] == [True, False]
+
+
+def test_mistakes_name_the_true_class_above_the_predicted_one():
+    figure = draw("mistakes")
+    assert figure.axes[0].get_title() == "cat\ndog" and "true class above, predicted class below" in figure.get_supxlabel()
+    assert figure.get_supxlabel().startswith("1 of 1 mistakes on 9 test images")

@@ -1,54 +1,354 @@
-"""Many runs: the same numbers whatever happens on the way. Kills, restarts, damaged files, company, one job or two."""
+"""Many runs: each is what kbn trains, and the same numbers result from kills, restarts, company, and one job or two."""
 
-import ast
 import contextlib
-import importlib.util
-import inspect
 import json
 import os
-import platform
 import random
 import re
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-import zipfile
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
-from conftest import SMALL, command, environment, results_of, small
+from conftest import SMALL, call, models_of, options, results_of, start
 
-import datasets
-import experiment
 import kbn
-import tables
+import layers
+import nets
+from lab import models, settings, store, training, workers
+from lab.settings import UserError
 
-SEEDS, RUNS = 2, 6  # what conftest.small gives tests/small.py, and what comes of it
-SETTING = experiment.config(hidden=[6], batch_norm=True, n_batch=20, n_s=45, n_cycles=1, eta_max=0.02, momentum=0.9, keep=0.8)
-ABOUT = {
-    "dataset": {"name": "toy", "fingerprint": "0", "classes": 3, "shape": [5]},
-    "code": {"hidden": "1", "specs": "2"},
-    "versions": {},
-}
-CONV = {
-    "specs": [["conv", 2, 3, 1, 1], ["bn"], ["relu"], ["max_pool", 2], ["dropout"], ["affine", 10]],
-    "keep": 0.8,
-    "watched": 9,
-}
-KEY = {"config": SETTING, "seed": 3, "dataset": ABOUT["dataset"], "code": "1"}
+# every hyper-parameter is another than its default
+HP = {"n_batch": 20, "eta_min": 1e-3, "eta_max": 0.04, "n_s": 12, "n_cycles": 1, "lam": 0.02, "alpha": 0.7, "eps": 1e-3,
+      "bn": "after", "momentum": 0.8, "keep": 0.7}  # fmt: skip
+SIZES = {"n_train": 200, "n_val": 100}
+CONFIG = settings.config(**HP, **SIZES, hidden=[6, 5], sigma=0.05, scale="all")
+CONV = [["conv", 3, 6, 4, 1], ["bn"], ["relu"], ["max_pool", 2], ["dropout"], ["affine", 10]]
+IMAGES = settings.config(**HP | {"bn": "off"}, **SIZES, specs=CONV, loss="svm", sigma="xavier", watched=30, pictures=7)
+HISTORY = ["t", *(f"{part}_{what}" for part in ("train", "val") for what in ("cost", "loss", "accuracy"))]
 
 
-def models_of(folder):
-    """The arrays of the model files below a folder, as bytes, by name."""
-    models = {}
-    for path in folder.rglob("models/*.npz"):
-        with np.load(path) as file:
-            models[path.name] = {name: (file[name].dtype, file[name].shape, file[name].tobytes()) for name in file.files}
-    return models
+# ------------------------------------------------------------------------------------------------------ data for a run
+
+
+@pytest.mark.parametrize("scale, axis", [("each", 0), ("all", None), ("none", 0)])
+def test_split_standardises_with_the_training_images_alone(raw, scale, axis):
+    changed = raw | {"images": raw["images"].copy(), "test_images": raw["test_images"] // 2}
+    changed["images"][300:] //= 2
+    data, first = training.split(changed, 200, 100, scale, np.float64), raw["images"][:200].astype(float)
+    sd = 1 if scale == "none" else first.std(axis)
+    images = {"train": first, "val": raw["images"][200:300], "test": changed["test_images"]}
+    labels = {"train": raw["labels"][:200], "val": raw["labels"][200:300], "test": raw["test_labels"]}
+    for part in images:
+        X, y = data[part]
+        np.testing.assert_allclose(X.T, (images[part] - first.mean(axis)) / sd, atol=1e-9)
+        assert X.flags.f_contiguous and np.array_equal(y, labels[part])
+    np.testing.assert_allclose(data["mean"].T * np.ones(3072), [first.mean(axis) * np.ones(3072)])
+    assert training.split(raw, 200, 100)["train"][0].dtype == np.float32
+
+
+def test_constant_pixel_is_divided_by_one():
+    mean, sd = training.mean_and_sd(np.array([[7, 1], [7, 3]], np.uint8))
+    assert mean.tolist() == [[7], [2]] and sd.tolist() == [[1], [1]]
+
+
+def test_split_refuses_too_many_images_in_one_line_and_an_unknown_scale(raw):
+    with pytest.raises(UserError, match="2000 training images.*1900.*101"):
+        training.split(raw, 1900, 101)
+    with pytest.raises(ValueError, match="'some'"):
+        training.split(raw, 200, 100, "some")
+
+
+# -------------------------------------------------------------------------------------------------------------- one run
+
+
+@pytest.fixture(scope="module")
+def data(raw):
+    """The data of CONFIG and of IMAGES."""
+    return {scale: training.split(raw, 200, 100, scale) for scale in ("all", "each")}
+
+
+def assert_history(history, expected):
+    """The columns of the epochs are there and have the expected values."""
+    for name in HISTORY:
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-5, err_msg=name)
+
+
+def test_result_is_the_net_that_kbn_trains_with_every_hyper_parameter_of_the_config(data):
+    data, rng = data["all"], np.random.default_rng(7)
+    assert {name for name in HP if HP[name] == kbn.DEFAULTS[name]} == set() and HP.keys() == kbn.DEFAULTS.keys()
+    result, model = training.run(CONFIG, 7, data)
+    params = kbn.init_params([3072, 6, 5, 10], rng, bn="after", sigma=0.05)
+    params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, HP, rng)
+    place = {"bn": "after", "eps": 1e-3}
+    assert result["test_accuracy"] == kbn.accuracy(*data["test"], params, stats, **place)
+    assert result["val_accuracy"] == kbn.accuracy(*data["val"], params, stats, **place)
+    for name in HISTORY[1:]:
+        assert result[name] == history["epoch"][name][-1], name
+    assert_history(result["history"], history["epoch"])
+    assert result["diverged"] == "" and model["hp"] == HP
+    for name, array in (params | stats).items():
+        np.testing.assert_array_equal((model["params"] | model["stats"])[name], array)
+
+
+def test_result_of_layer_specs_is_the_net_that_nets_builds(raw, data):
+    data, rng, shape, moments = data["each"], np.random.default_rng(7), (3, 32, 32), []
+    result, model = training.run(IMAGES, 7, data)
+
+    def after_epoch(state):
+        X = data["train"][0][:, :30].T.reshape(30, *shape)
+        moments.append(layers.conv_forward(X, state["params"]["W1"], state["params"]["b1"], 4, 1)[0].std())
+
+    net, params = nets.build(CONV, shape, "svm"), nets.init_params(CONV, shape, rng, "xavier")
+    hp = HP | {"bn": "before"}  # which net of specs ignores
+    params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng, net=net, callback=after_epoch)
+    X, y = data["test"]
+    P, _ = net.forward(X, params, stats, eps=1e-3)
+    predicted, pictures = P.argmax(axis=0), result["pictures"]
+    wrong = np.flatnonzero(predicted != y)
+    whole = kbn.dataset_stats(data["train"][0], params, eps=1e-3, net=net)
+    assert result["test_accuracy"] == (1000 - len(wrong)) / 1000
+    assert result["test_accuracy_dataset"] == kbn.accuracy(X, y, params, whole, eps=1e-3, net=net) != result["test_accuracy"]
+    assert_history(result["history"], history["epoch"])
+    np.testing.assert_allclose(result["history"]["S1_sd"], moments, rtol=1e-4)
+    np.testing.assert_allclose(pictures["filters"], params["W1"], atol=1e-4)
+    assert (pictures["n_wrong"], pictures["n_test"], pictures["shape"]) == (len(wrong), 1000, [3, 32, 32])
+    shown = [(mistake["class"], mistake["predicted"]) for mistake in pictures["mistakes"]]
+    assert shown == [(y[i], predicted[i]) for i in wrong[:7]] and pictures["classes"] == data["classes"]
+    assert [mistake["pixels"] for mistake in pictures["mistakes"]] == raw["test_images"][wrong[:7]].tolist()
+
+
+def test_step_schedule_multiplies_eta_max_by_decay_after_each_epoch(data):
+    data, rng = data["all"], np.random.default_rng(7)
+    config = settings.config(**SIZES, hidden=[6], scale="all", n_batch=30, eta_max=0.03, decay=0.5, n_epochs=3)
+    result, _ = training.run(config, 7, data)
+    etas = [0.03] * 6 + [0.015] * 6 + [0.0075] * 6
+    params = kbn.init_params([3072, 6, 10], rng)
+    _, _, history = kbn.minibatch_gd(data["train"], data["val"], params, {"n_batch": 30, "bn": "off"}, rng, etas=etas)
+    assert result["history"]["t"] == [6, 12, 18]
+    assert_history(result["history"], history["epoch"])
+
+
+def test_trial_of_a_search_does_not_look_at_the_test_set(data):
+    blind = data["all"] | {"test": (None, None)}
+    assert not {"test_accuracy", "pictures"} & training.run(CONFIG, 0, blind, test=False)[0].keys()
+    with pytest.raises(TypeError):
+        training.run(CONFIG, 0, blind)
+
+
+def test_divergence_is_a_result_only_where_it_may_be(data):
+    config = CONFIG | {"eta_max": 1e30}
+    for test in (True, False):
+        result, model = training.run(config, 7, data["all"], test=test, may_diverge=True)
+        assert model is None and result["history"] == {} and "diverged" in result["diverged"]
+        assert {name: result[name] for name in result if "accuracy" in name} == dict.fromkeys(
+            ["val_accuracy", *["test_accuracy"] * test], 0.1
+        )
+    with pytest.raises(FloatingPointError, match="diverged"):
+        training.run(config, 7, data["all"])
+
+
+def test_config_refuses_an_unknown_name():
+    with pytest.raises(ValueError, match="lambda_"):
+        settings.config(lambda_=0.1)
+
+
+# --------------------------------------------------------------------------------------------- resume from a checkpoint
+
+
+@pytest.mark.parametrize("config", [CONFIG, IMAGES, CONFIG | {"decay": 0.9, "n_epochs": 5}], ids=["kbn", "specs", "steps"])
+def test_run_stopped_after_any_epochs_continues_and_ends_bit_identical(config, data, tmp_path, monkeypatch):
+    key, source = {"config": config | {"n_cycles": 2}, "seed": 3, "test": True}, data[config["scale"]]
+    train, starts = kbn.minibatch_gd, []
+
+    def stopped_after(epochs):
+        def minibatch_gd(*args, callback, state, **named):
+            starts.append(state["t"] if state else 0)
+
+            def keep(state):
+                callback(state)
+                if len(state["history"]["epoch"]["t"]) == epochs:
+                    raise KeyboardInterrupt
+
+            return train(*args, callback=keep, state=state, **named)
+
+        return minibatch_gd
+
+    _, whole, model = workers.work(key, tmp_path / "another.json", source, False)
+    for epochs in (1, 2, 4, None):
+        monkeypatch.setattr(kbn, "minibatch_gd", stopped_after(epochs))
+        with pytest.raises(KeyboardInterrupt) if epochs else contextlib.nullcontext():
+            _, result, same_model = workers.work(key, tmp_path / "run.json", source, False)
+    assert starts == [0, 10, 20, 40]
+    assert json.dumps(result | {"duration_s": 0}) == json.dumps(whole | {"duration_s": 0})
+    for group in ("params", "stats"):
+        assert {k: v.tobytes() for k, v in model[group].items()} == {k: v.tobytes() for k, v in same_model[group].items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ many runs
+
+
+def stub(config, seed, data, *, test, may_diverge, state, keep):
+    """Stands in for training.run: a result that tells which run it is of, without training."""
+    stub.trained.append((config["lam"], seed))
+    history = {name: [config["lam"] + seed] for name in HISTORY}
+    result = {"val_accuracy": config["lam"] / (1 + seed), "diverged": "", "duration_s": 1.0, "history": history}
+    params = {"W1": np.full((10, 3072), config["lam"] + seed, np.float32), "b1": np.zeros((10, 1), np.float32)}
+    return result | ({"test_accuracy": 0.5} if test else {}), {"params": params, "stats": {}, "hp": {"bn": "off"}}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs (lambda, seed) that stub has trained in the place of training.run."""
+    stub.trained = []
+    monkeypatch.setattr(training, "run", stub)
+    return stub.trained
+
+
+def lam_row(lam, name=None, **config):
+    return settings.row(name or f"lam {lam}", lam=lam, hidden=[], **config)
+
+
+def reverse(monkeypatch):
+    """Let the runs be finished in reverse order."""
+
+    @contextlib.contextmanager
+    def workers_(opts):
+        yield lambda calls: reversed([function(*args, **named) for function, args, named in calls])
+
+    monkeypatch.setattr(workers, "workers", workers_)
+
+
+def test_results_and_models_belong_to_their_runs_in_the_order_of_the_runs(raw, tmp_path, trained, monkeypatch):
+    reverse(monkeypatch)
+    opts = options(tmp_path)
+    rows = [lam_row(0.1, "B"), lam_row(0.2, "a", scale="all"), lam_row(0.3, "C"), lam_row(0.4, "d", scale="all")]
+    runs = [(row, seed) for seed in (1, 0) for row in rows]
+    results = workers.train_runs(runs, raw, opts)
+    assert list(results) == ["B", "a", "C", "d"] and len(trained) == 8
+    for row in rows:
+        lam, name = row["config"]["lam"], row["name"]
+        assert [result["seed"] for result in results[name]] == [1, 0]
+        for result in results[name]:
+            seed = result["seed"]
+            assert result["row"] == name and result["run"].startswith(f"{name.lower()}-seed{seed}-")
+            assert result["config"] == settings.smoke(row["config"]) and result["code"] == store.code_version()
+            assert result["val_accuracy"] == lam / (1 + seed) and result["history"]["t"] == [round(lam + seed, 6)]
+            assert result["data"] == store.data_of(raw) and result["versions"] == store.versions()
+            model = models.load(opts.store / "models" / f"{result['run']}.npz")
+            assert model["params"]["W1"][0, 0] == np.float32(lam + seed) and model["classes"] == raw["classes"]
+            mean, sd = training.mean_and_sd(raw["images"][:1000], row["config"]["scale"])
+            np.testing.assert_array_equal([model["mean"], model["sd"]], np.float32([mean, sd]))
+    again = workers.train_runs(runs, raw, opts)
+    assert again == results and len(trained) == 8
+
+
+def test_run_is_trained_again_if_any_part_of_its_key_is_another(raw, tmp_path, trained, monkeypatch):
+    row, opts = lam_row(0.1, eta_max=0.2), options(tmp_path)
+    changed = [{"order": "another"}, {"fingerprint": "another"}, {"name": "another"}]
+    calls = [([(row, 0)], raw, {}), ([(row, 1)], raw, {}), ([(lam_row(0.1, eta_max=0.20000001), 0)], raw, {})]
+    calls += [([(row, 0)], raw | change, {}) for change in changed] + [([(row, 0)], raw, {"test": False})]
+    for runs, data, how in calls * 2:
+        workers.train_runs(runs, data, opts, **how)
+    assert len(trained) == len(calls)
+    for name, value in ((np, "__version__"), (store, "code_version")):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, value, "another" if name is np else lambda: "another")
+            for _ in range(2):
+                workers.train_runs([(row, 0)], raw, opts)
+    assert len(trained) == len(calls) + 2 == len(results_of(tmp_path))
+
+
+def test_model_is_saved_only_of_runs_that_see_the_test_set(raw, tmp_path, trained):
+    workers.train([lam_row(0.1)], raw, options(tmp_path), test=False)
+    assert len(results_of(tmp_path)) == 1 and not models_of(tmp_path)
+
+
+def test_damaged_result_and_checkpoint_are_one_line_each_and_the_run_is_trained_again(raw, tmp_path, trained, capsys):
+    opts, rows = options(tmp_path), [lam_row(0.1), lam_row(0.2)]
+    whole = workers.train(rows, raw, opts)
+    path = next(opts.store.glob("runs/lam-0.2-*.json"))
+    path.write_text(path.read_text()[:50])
+    path.with_suffix(".checkpoint").write_bytes(b"PK\3\4")
+    again = workers.train(rows, raw, opts)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f"{name} is damaged") for line, name in zip(lines, (path, path.with_suffix(".checkpoint")), strict=True)]
+    assert again == whole and trained == [(0.1, 0), (0.2, 0), (0.2, 0)]
+    assert workers.train(rows, raw, opts) == whole and len(trained) == 3 and capsys.readouterr().err == ""
+
+
+def test_fresh_trains_all_again_without_the_checkpoints(raw, tmp_path, monkeypatch):
+    states, run = [], training.run
+
+    def watched_run(*args, state, **named):
+        states.append(state and state["t"])
+        return run(*args, state=state, **named)
+
+    monkeypatch.setattr(training, "run", watched_run)
+    rows = [settings.row(name, hidden=[3], n_cycles=1) for name in ("a", "b")]
+    whole = workers.train(rows, raw, options(tmp_path))
+    checkpoint = next(tmp_path.rglob("a-*.json")).with_suffix(".checkpoint")
+
+    def leave_a_checkpoint():
+        """Leave a good checkpoint of the first run, but for its b1."""
+        config = settings.smoke(rows[0]["config"])
+
+        def keep(state):
+            if state["t"] == 10:
+                state["params"]["b1"] += 1
+                store.write_checkpoint(checkpoint, store.key_of(config, 0, store.data_of(raw), True), state, 1.0)
+
+        run(config, 0, training.split(raw, 1000, 500), keep=keep)
+
+    leave_a_checkpoint()
+    assert workers.train(rows, raw, options(tmp_path)) == whole and states == [None, None]
+    checkpoint.with_suffix(".json").unlink()
+    workers.train(rows, raw, options(tmp_path))
+    assert states == [None, None, 10] and not checkpoint.exists()
+    leave_a_checkpoint()
+    fresh = workers.train(rows, raw, options(tmp_path, "--fresh"))
+    assert states == [None, None, 10, None, None]
+    for name in fresh:
+        assert [result | {"duration_s": 0} for result in fresh[name]] == [result | {"duration_s": 0} for result in whole[name]]
+
+
+def test_rows_of_the_same_name_are_refused_and_a_run_asked_for_twice_is_trained_once(raw, tmp_path, trained):
+    with pytest.raises(UserError, match="'net'"):
+        workers.train([lam_row(0.1, "net"), lam_row(0.2, "net")], raw, options(tmp_path))
+    results = workers.train_runs([(lam_row(0.1, "net"), 0)] * 2, raw, options(tmp_path))["net"]
+    assert len(results) == 2 and results[0] == results[1] and trained == [(0.1, 0)]
+
+
+# ------------------------------------------------------------------------------------- processes: jobs, kills, company
+
+
+def assert_same(out, undisturbed):
+    """Results, models, tables and figures are bit-identical to the undisturbed ones, and there is nothing else."""
+    assert results_of(out) == results_of(undisturbed) and len(results_of(out)) == 10
+    assert models_of(out) == models_of(undisturbed) and len(models_of(out)) == 6
+    files = [{path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()} for folder in (out, undisturbed)]
+    assert {path for path in files[0] if path.suffix != ".scratch"} == files[1].keys()
+    for name, path in files[1].items():
+        if path.suffix in (".md", ".tex", ".png", ".gz"):
+            assert files[0][name].read_bytes() == path.read_bytes(), name
+
+
+def test_number_of_jobs_changes_no_bit(undisturbed, tmp_path):
+    job = call("tests/small.py", *SMALL, "--seeds", 2, "--jobs", 2, "--out", tmp_path, cwd=tmp_path)
+    assert_same(tmp_path, undisturbed)
+    assert "2 job(s)" in job.stdout and job.stderr == ""
+
+
+def test_two_drivers_at_once_in_one_folder_both_succeed_with_the_same_results(undisturbed, tmp_path):
+    drivers = [start("tests/small.py", *SMALL, "--seeds", 2, "--jobs", n, "--out", tmp_path, cwd=tmp_path) for n in (1, 2)]
+    for driver in drivers:
+        stdout, stderr = driver.communicate(timeout=300)
+        assert driver.returncode == 0 and stderr == "", stderr
+        assert next(tmp_path.rglob("small.md")).read_text() in stdout
+    assert_same(tmp_path, undisturbed)
 
 
 def updates_made(folder):
@@ -60,477 +360,85 @@ def updates_made(folder):
     return made
 
 
-def assert_same(out, undisturbed):
-    """Results, models and tables are those of the undisturbed run to the bit, and nothing else is there."""
-    assert results_of(out) == results_of(undisturbed)
-    assert models_of(out) == models_of(undisturbed)
-    left, right = ({path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} for folder in (out, undisturbed))
-    assert {path for path in left if path.suffix != ".scratch"} == right
-    for table in out.rglob("small.*"):
-        assert table.read_text() == (undisturbed / table.relative_to(out)).read_text()
-
-
-# -------------------------------------------------------------------------------------------------------- kill and go on
-
-
-def left_of(drivers, before, patience=20):
-    """What joblib left of these processes in /dev/shm, where before was there. It tidies up a moment after their end."""
+def left_of(drivers, folder, patience=30):
+    """The files that these processes left in a folder of shared memory. The helpers of joblib end a moment after them."""
     deadline, left = time.monotonic() + patience, True
     while left and time.monotonic() < deadline:
-        new = [path.name for path in Path("/dev/shm").glob("*") if path not in before]
-        left = [name for name in new if {*map(str, drivers)} & {*re.split("[-_]", name)}]
+        left = [path for path in Path(folder).glob("*") if {*map(str, drivers)} & {*re.split("[-_]", path.name)}]
         time.sleep(0.1)
     return left
 
 
-def test_killed_at_twenty_random_moments_the_end_is_the_same_to_the_bit(undisturbed, tmp_path, monkeypatch):
-    moments, temporary, drivers = random.Random(1), tmp_path / "temporary", []
+def test_driver_stopped_at_random_moments_and_called_again_ends_bit_identical(undisturbed, tmp_path):
+    moments, drivers, stops, continued = random.Random(1), [], 0, 0
+    temporary = tmp_path / "temporary"
     temporary.mkdir()
-    shared = set(Path("/dev/shm").glob("*"))
-    kills, went_on, round_ = 0, 0, 0
-    while kills < 20:
-        round_ += 1
-        out, before, ended = tmp_path / str(round_), {}, False
+    while stops < 6:
+        out, before, ended = tmp_path / f"from stop {stops}", {}, False
         while not ended:
-            job = subprocess.Popen(
-                command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", 1 + kills % 2, "--out", out),
-                cwd=tmp_path,
-                env=environment(TMPDIR=str(temporary)),
-                text=True,
-                start_new_session=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
-            drivers.append(job.pid)
-            deadline = time.monotonic() + 60
-            while job.poll() is None and updates_made(out) == before and time.monotonic() < deadline:
-                time.sleep(0.01)  # until it has done something, so that killing it ever again comes to an end
+            kind, jobs = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM][stops % 3], 1 + stops % 2
+            driver = start("tests/small.py", *SMALL, "--seeds", 2, "--jobs", jobs, "--out", out, cwd=tmp_path,
+                           start_new_session=True, env={"TMPDIR": str(temporary)},
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+            drivers.append(driver.pid)
+            while driver.poll() is None and updates_made(out) == before:  # it makes progress, so that the loop ends
+                time.sleep(0.01)
             try:
-                _, stderr = job.communicate(timeout=moments.uniform(0, 0.4))
+                _, stderr = driver.communicate(timeout=moments.uniform(0, 0.4))
             except subprocess.TimeoutExpired:
-                os.killpg(job.pid, signal.SIGKILL)
-                _, stderr = job.communicate()
-            ended, killed = job.returncode == 0, job.returncode == -signal.SIGKILL
-            assert ended or killed, stderr
-            kills += killed
-            if killed and any(out.rglob("small.md")):
-                drivers.remove(job.pid)  # on its way out, where a second kill of its helpers leaves their semaphores
-            assert "damaged" not in stderr and "another" not in stderr and "Traceback" not in stderr
+                stop = os.killpg if kind == signal.SIGINT else os.kill  # Ctrl-C reaches the workers also
+                stop(driver.pid, kind)
+                _, stderr = driver.communicate(timeout=60)
             now = updates_made(out)
-            for run in now.keys() & before.keys():
-                assert now[run] >= before[run], "a run began anew"
-                went_on += now[run] > before[run]
-            before = now
+            continued += any(now[run] > before[run] for run in now.keys() & before.keys())
+            ended, before = driver.returncode == 0, now
+            stops += not ended
+            assert "Traceback" not in stderr and "again" not in stderr
+            if ended or kind == signal.SIGKILL:  # whose helpers report the files that they remove
+                assert ended or driver.returncode == -signal.SIGKILL, stderr
+            else:
+                assert driver.returncode == 130 and len(stderr.strip().splitlines()) == 1
+                assert "small.py: interrupted" in stderr
         assert_same(out, undisturbed)
-    assert went_on >= 10
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    lab = experiment.open_lab(experiment.options("", [*SMALL, "--jobs", "2", "--out", str(tmp_path), "--quiet"]), 1)
-    experiment.split(lab, 1000, 500, "each")
-    assert [str(path) for path in temporary.iterdir()] == [lab["scratch"].name] and not left_of(drivers, shared)
+    assert continued >= 1
+    assert not left_of(drivers, "/dev/shm") and not left_of(drivers, temporary)
 
 
-def test_the_workers_of_a_killed_driver_end_and_leave_nothing(tmp_path):
-    shared = set(Path("/dev/shm").glob("*"))
-    job = subprocess.Popen(
-        command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", 2, "--out", tmp_path),
-        cwd=tmp_path,
-        env=environment(TMPDIR=str(tmp_path)),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-    )
+def test_workers_of_a_killed_driver_end_and_leave_nothing(tmp_path):
+    driver = start("tests/small.py", *SMALL, "--seeds", 2, "--jobs", 2, "--out", tmp_path / "out", cwd=tmp_path,
+                   start_new_session=True, env={"TMPDIR": str(tmp_path)})  # fmt: skip
     while not list(tmp_path.rglob("*.checkpoint")):
-        assert job.poll() is None
+        assert driver.poll() is None
         time.sleep(0.05)
-    job.kill()
+    driver.kill()
     try:
-        job.communicate(timeout=20)  # whoever lives holds the pipe open
+        driver.communicate(timeout=60)  # a process that still runs holds the pipes open
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(job.pid, signal.SIGKILL)
-    assert not left_of([job.pid], shared)
-
-
-def test_what_is_cleared_is_a_dead_drivers(tmp_path, monkeypatch):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    host = platform.node()
-    stay = {
-        f"kbn-{host}-{os.getpid()}-x",
-        f"kbn-{host}-1-x",
-        f"kbn-another{host}-{dead.pid}-x",
-        f"kbn-{host}-word-x",
-        f"{host}-{dead.pid}-x",
-    }
-    for name in {*stay, f"kbn-{host}-{dead.pid}-x"}:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "split").write_text("")
-    experiment.clear_splits()
-    assert {path.name for path in tmp_path.iterdir()} == stay
-
-
-def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
-    path, train, starts = tmp_path / "run.json", kbn.minibatch_gd, []
-
-    def stopped_after(epochs):
-        def minibatch_gd(train_, val, params, hp, rng, callback, state, net):
-            starts.append(state and state["t"])
-
-            def counted(state):
-                callback(state)
-                if len(state["history"]["epoch"]["t"]) == epochs:
-                    raise KeyboardInterrupt
-
-            return train(train_, val, params, hp, rng, counted, state, net)
-
-        return minibatch_gd
-
-    _, whole, model = experiment.run(SETTING, 3, toy, ABOUT, tmp_path / "another.json", True)
-    for epochs in (2, 3, 5, None):
-        monkeypatch.setattr(kbn, "minibatch_gd", stopped_after(epochs))
-        try:
-            _, result, same_model = experiment.run(SETTING, 3, toy, ABOUT, path, True)
-        except KeyboardInterrupt:
-            assert epochs
-    assert starts == [None, 30, 45, 75]
-    assert list(result) == list(whole) and json.dumps(result | {"duration_s": 0}) == json.dumps(whole | {"duration_s": 0})
-    assert same_model == model
-
-
-def test_scratch_of_a_killed_process_is_cleared_when_it_is_old(tmp_path):
-    now = time.time()
-    for name, age in (
-        (".run.json.host.1.scratch", 601),
-        (".run.json.host.2.scratch", 599),
-        ("run.json", 10_000),
-        (".profile", 10_000),
-    ):
-        (tmp_path / name).write_text("")
-        os.utime(tmp_path / name, (now - age, now - age))
-    (tmp_path / ".gone.scratch").symlink_to(tmp_path / "nowhere")  # as one that another driver has just made whole
-    tables.clear_scratch(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} - {".gone.scratch"} == {
-        ".run.json.host.2.scratch",
-        "run.json",
-        ".profile",
-    }
-
-
-def test_a_driver_clears_old_scratch(undisturbed, tmp_path):
-    scratch = [tmp_path / "results" / "shapes-smoke" / folder / ".x.host.1.scratch" for folder in ("runs", "models")]
-    for path in scratch:
-        path.parent.mkdir(parents=True)
-        path.write_text("")
-        os.utime(path, (0, 0))
-    experiment.open_lab(experiment.options("", [*SMALL, "--out", str(tmp_path), "--quiet"]), 1)
-    assert not any(path.exists() for path in scratch)
-
-
-# ----------------------------------------------------------------------------------------------------- checkpoint files
-
-
-def plain(state):
-    """A state made of lists and numbers only, which == can compare."""
-    return json.loads(json.dumps(state, default=lambda array: array.tolist()))
-
-
-@pytest.fixture
-def checkpoint(toy, tmp_path):
-    """A checkpoint file of SETTING, seed 3, and the state in it."""
-    states, path = [], tmp_path / "run.checkpoint"
-
-    def take(state):
-        if state["t"] == 30:
-            states.append(plain(state))
-            experiment.write_checkpoint(path, KEY, state, 1.5)
-
-    kbn.minibatch_gd(
-        toy["train"],
-        toy["val"],
-        kbn.init_params([5, 6, 3], np.random.default_rng(3), True),
-        {key: SETTING[key] for key in kbn.DEFAULTS},
-        np.random.default_rng(3),
-        take,
-    )
-    return path, states[0]
-
-
-def test_a_checkpoint_gives_back_what_was_written(checkpoint, capsys):
-    path, state = checkpoint
-    read = experiment.read_checkpoint(path, KEY)
-    assert read.pop("duration_s") == 1.5 and plain(read) == state
-    assert {array.dtype for bag in ("params", "stats", "memory") for array in read[bag].values()} == {np.dtype(np.float32)}
-    assert list(read["params"]) == list(state["params"]) and len(read["memory"]) == len(read["params"])
-    assert [path.name for path in path.parent.iterdir()] == ["run.checkpoint"] and capsys.readouterr().err == ""
-
-
-def test_no_checkpoint_is_nothing_to_speak_of(tmp_path, capsys):
-    assert experiment.read_checkpoint(tmp_path / "run.checkpoint", KEY) is None and capsys.readouterr().err == ""
-
-
-def test_a_truncated_checkpoint_is_named_and_not_used(checkpoint, capsys):
-    path, _ = checkpoint
-    whole = path.read_bytes()
-    for length in {*range(0, len(whole), 211), *range(len(whole) - 100, len(whole))}:
-        path.write_bytes(whole[:length])
-        assert experiment.read_checkpoint(path, KEY) is None, length
-        assert f"{path} is damaged" in capsys.readouterr().err
-
-
-def test_a_flipped_bit_in_a_checkpoint_never_changes_what_is_read(checkpoint, capsys):
-    path, state = checkpoint
-    whole, rng, noticed = path.read_bytes(), np.random.default_rng(0), 0
-    for place in {*rng.integers(len(whole), size=400).tolist(), *range(len(whole) - 300, len(whole))}:
-        flipped = bytearray(whole)
-        flipped[place] ^= 1 << rng.integers(8)
-        path.write_bytes(flipped)
-        read, said = experiment.read_checkpoint(path, KEY), capsys.readouterr().err
-        if read is None:
-            noticed += 1
-            assert f"{path} is damaged" in said
-        else:  # the bit was one of the archive's that mean nothing
-            assert plain(read) == state | {"duration_s": 1.5}, place
-    assert noticed > 350
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"config": SETTING | {"lam": 0.1}}, {"seed": 4}, {"code": "2"}, {"dataset": ABOUT["dataset"] | {"fingerprint": "1"}}],
-    ids=lambda change: next(iter(change)),
-)
-def test_anothers_checkpoint_is_named_and_not_used(change, checkpoint, capsys):
-    path, _ = checkpoint
-    assert experiment.read_checkpoint(path, KEY | change) is None
-    assert f"{path} is of another config, dataset or code" in capsys.readouterr().err
-
-
-def test_an_archive_that_is_no_checkpoint_is_named(tmp_path, capsys):
-    path = tmp_path / "run.checkpoint"
-    for write in (
-        lambda: path.write_text("{}"),
-        lambda: zipfile.ZipFile(path, "w").close(),
-        lambda: path.write_bytes(b"\x93NUMPY"),
-        lambda: np.savez(path.open("wb"), W=np.array([object()])),
-    ):
-        write()
-        assert experiment.read_checkpoint(path, KEY) is None
-        assert f"{path} is damaged" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------------------------------------------- result files
-
-
-def test_damaged_and_older_files_are_redone(undisturbed, tmp_path):
-    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
-    runs = sorted(tmp_path.rglob("runs/*.json"))
-    first = json.loads(runs[0].read_text())
-    damaged = {
-        runs[0]: runs[0].read_text()[:200],
-        runs[1]: json.dumps({key: value for key, value in json.loads(runs[1].read_text()).items() if key != "code"}),
-        runs[2]: json.dumps({key: value for key, value in json.loads(runs[2].read_text()).items() if key != "history"}),
-    }
-    for path, text in damaged.items():
-        path.write_text(text)
-    older = json.loads(runs[3].read_text()) | {"code": "older", "val_accuracy": 2.0}
-    runs[3].write_text(json.dumps(older))
-    experiment.checkpoint_of(runs[0]).write_bytes(b"PK\3\4")
-    again = small(tmp_path, "--jobs", 1, cwd=tmp_path)
-    for path in damaged:
-        assert f"{path} is damaged" in again.stderr
-    assert f"{experiment.checkpoint_of(runs[0])} is damaged" in again.stderr
-    assert str(runs[3]) not in again.stderr and f"\n{RUNS - 4} runs are in the results already" in again.stdout
-    assert json.loads(runs[0].read_text())["history"] == first["history"]
-    assert_same(tmp_path, undisturbed)
-
-
-def test_fresh_trains_all_again_and_ignores_checkpoints(undisturbed, tmp_path):
-    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
-    runs = sorted(tmp_path.rglob("runs/*.json"))
-    before = {path: path.stat().st_mtime_ns for path in runs}
-    path, result = runs[0], json.loads(runs[0].read_text())
-    config, key = result["config"], {name: result[name] for name in ("config", "seed", "dataset", "code")}
-
-    def plant():
-        """A good checkpoint of this run, but for its b1."""
-
-        def take(state):
-            if state["t"] == 50:
-                state["params"]["b1"] += 1
-                experiment.write_checkpoint(experiment.checkpoint_of(path), key, state, 0)
-                raise KeyboardInterrupt
-
-        data = experiment.arrays_of(datasets.load("shapes", small=True), 1000, 500, "each")
-        rng = np.random.default_rng(result["seed"])
-        params = kbn.init_params([3072, *config["hidden"], 10], rng, config["batch_norm"])
-        with pytest.raises(KeyboardInterrupt):
-            kbn.minibatch_gd(data["train"], data["val"], params, {name: config[name] for name in kbn.DEFAULTS}, rng, take)
-
-    plant()
-    path.unlink()
-    small(tmp_path, cwd=tmp_path)
-    assert results_of(tmp_path)[path.name] != results_of(undisturbed)[path.name]  # so the checkpoint would be used
-    assert {other: other.stat().st_mtime_ns for other in runs[1:]} == {other: before[other] for other in runs[1:]}
-    plant()
-    small(tmp_path, "--fresh", cwd=tmp_path)
-    assert all(path.stat().st_mtime_ns > before[path] for path in runs)
-    assert_same(tmp_path, undisturbed)
-
-
-def test_two_drivers_at_once_in_one_folder_both_succeed(undisturbed, tmp_path):
-    jobs = [
-        subprocess.Popen(
-            command("tests/small", *SMALL, "--seeds", SEEDS, "--jobs", n, "--out", tmp_path),
-            text=True,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for n in (1, 2)
-    ]
-    for job in jobs:
-        stdout, stderr = job.communicate(timeout=100)
-        assert job.returncode == 0 and "Traceback" not in stderr, stderr
-        assert next(tmp_path.rglob("small.md")).read_text() in stdout
-    assert_same(tmp_path, undisturbed)
-
-
-def test_models_predict_what_the_results_say(undisturbed):
-    data = experiment.arrays_of(datasets.load("shapes", small=True), 1000, 500, "each")
-    results = results_of(undisturbed)
-    models = {f"{path.stem}.json": path for path in undisturbed.rglob("models/*.npz")}
-    assert models.keys() == {name for name in results if "lam=" not in name}  # the trials of a search leave none
-    for name, path in models.items():
-        params, stats, hp, more = kbn.load(path)
-        assert kbn.accuracy(*data["test"], params, stats, hp["eps"], hp["bn"]) == results[name]["test_accuracy"]
-        assert hp == {key: results[name]["config"][key] for key in kbn.DEFAULTS}
-        np.testing.assert_array_equal(more["mean"], data["input"]["mean"])
-        assert list(more["classes"]) == list(datasets.SHAPES) and list(more["shape"]) == [3, 32, 32]
-
-
-# --------------------------------------------------------------------------------------------------------------- sharing
-
-
-def test_code_version_sees_the_code_that_is_reached_and_not_how_it_is_written(tmp_path):
-    def version(text):
-        path = tmp_path / f"module{len(list(tmp_path.iterdir()))}.py"
-        path.write_text(text, encoding="utf-8")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return experiment.code_version([module.train], [module])
-
-    code = """
-'''Module.'''
-RATE = {"eta": 1}
-LIMIT, OTHER = 7, 8
-
-
-def train(x):
-    '''Train.'''
-    return step(x, f"{LIMIT:.1f} nodes")
-
-
-def step(x, text):
-    return x - RATE["eta"]
-
-
-def save(x):
-    return [x, OTHER]
-"""
-    same = [
-        code.replace("Module", "Any"),
-        code.replace("Train.", "änderung"),
-        code.replace("    '''Train.'''\n", ""),
-        code.replace("step(x, f", "step(x,  # one\n        f"),
-        code.replace("    return x - RATE", "    # first\n    return (x - RATE").replace('"eta"]\n', "'eta'])\n"),
-        code.replace("[x, OTHER]", "x"),
-        code + 'TEXT = "text"\n',
-    ]
-    other = [
-        code.replace("x - RATE", "RATE - x"),
-        code.replace('"eta": 1', '"eta": 2'),
-        code.replace("LIMIT, OTHER = 7", "LIMIT, OTHER = 6"),
-        code.replace(":.1f", ":.2f"),
-        code.replace("def train(x)", "def train(x, y=0)"),
-        code.replace("return step", "return -step"),
-    ]
-    assert len({code, *same, *other}) == 1 + len(same) + len(other)
-    assert {version(text) for text in same} == {version(code)}
-    assert len({version(text) for text in [code, *other]}) == len(other) + 1
-
-
-@pytest.mark.parametrize("changes", [{"hidden": [5], "batch_norm": True}, {"hidden": [5]}, CONV])
-def test_the_code_version_covers_all_that_a_run_calls(changes, tmp_path):
-    setting, called = experiment.config(**changes, n_s=5, n_cycles=1, n_batch=20), set()
-    form = "specs" if "specs" in setting else "hidden"
-    roots, modules = experiment.decisive()[form]
-    files = {module.__file__: module for module in modules}
-    raw = datasets.load("shapes", small=True)
-
-    def watch(frame, event, _):
-        if event == "call" and frame.f_code.co_filename in files:
-            called.add((files[frame.f_code.co_filename], frame.f_code.co_qualname.split(".")[0]))
-
-    sys.setprofile(watch)
-    try:
-        data = experiment.arrays_of(raw, 200, 100, "each")
-        experiment.run(setting, 0, data, experiment.provenance(raw), tmp_path / "run.json", test=True)
-    finally:
-        sys.setprofile(None)
-    counted = experiment.reached(roots, modules)
-    others = {"save", "description", "<lambda>"}  # of the model file; in kbn.MLP, which counts as a whole
-    missing = {
-        f"{module.__name__}.{name}"
-        for module, name in called
-        if name not in others and experiment.plain(ast.parse(inspect.getsource(getattr(module, name))).body[0]) not in counted
-    }
-    assert not missing and {name for _, name in called} > {"split", "minibatch_gd", "forward", "evaluate", "draw_weights"}
-
-
-def describe(config, seed, source, about, path, test, may_diverge):
-    """Stands in for experiment.run: says of the arrays it was given what they are, and in which process."""
-    arrays = [array for part in ("train", "val", "test") for array in source[part]]
-    return (
-        path,
-        {
-            "val_accuracy": 0.0,
-            "process": os.getpid(),
-            "files": sorted({str(getattr(a, "filename", None)) for a in arrays}),
-            "memmap": all(isinstance(a, np.memmap) for a in arrays),
-            "writeable": any(a.flags.writeable for a in arrays),
-            "test_accuracy": 0.0,
-        },
-        b"",
-    )
-
-
-def test_two_jobs_read_the_same_mapped_file_and_cannot_write_to_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "run", describe)
-    opts = experiment.options("", [*SMALL, "--jobs", "2", "--out", str(tmp_path), "--quiet"])
-    lab = experiment.open_lab(opts, 4)
-    results = experiment.train(lab, [(experiment.config(), seed) for seed in range(4)])
-    assert all(result["memmap"] and not result["writeable"] for result in results)
-    assert os.getpid() not in {result["process"] for result in results}
-    files = {tuple(result["files"]) for result in results}
-    assert len(files) == 1 and len(*files) == 1 and os.path.exists(*files.pop())
-
-
-def test_results_come_in_the_order_of_the_runs(tmp_path, monkeypatch):
-    def the_first_is_the_last(config, seed, source, about, path, test, may_diverge):
-        deadline = time.monotonic() + 10
-        while seed == 0 and not (tmp_path / "1").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        (tmp_path / str(seed)).touch()
-        return path, {"seed": seed, "val_accuracy": 0.0}, b""
-
-    monkeypatch.setattr(experiment, "run", the_first_is_the_last)
-    lab = experiment.open_lab(experiment.options("", [*SMALL, "--jobs", "2", "--out", str(tmp_path), "--quiet"]), 3)
-    results = experiment.train(lab, [(experiment.config(), seed) for seed in range(3)])
-    assert [result["seed"] for result in results] == [0, 1, 2]
-
-
-def test_one_job_trains_in_the_drivers_own_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "run", describe)
-    lab = experiment.open_lab(experiment.options("", [*SMALL, "--jobs", "1", "--out", str(tmp_path), "--quiet"]), 1)
-    (result,) = experiment.train(lab, [(experiment.config(), 0)])
-    assert result["process"] == os.getpid() and not result["memmap"]
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert not left_of([driver.pid], "/dev/shm") and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_killed_worker_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="a worker process was killed.*the finished runs are kept") as error:
+        with workers.workers(options(tmp_path, "--jobs", "2")) as parallel:
+            list(parallel([joblib.delayed(os._exit)(1)]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_two_jobs_read_the_same_mapped_data_and_one_job_is_this_process(jobs, raw, tmp_path, monkeypatch):
+    def describe(key, path, source, may_diverge):
+        arrays = [source[part][0] for part in ("train", "val", "test")]
+        files, writeable = {getattr(array, "filename", None) for array in arrays}, any(array.flags.writeable for array in arrays)
+        about = {"process": os.getpid(), "files": sorted(map(str, files)), "writeable": writeable}
+        return path, about | {"val_accuracy": 0.5, "duration_s": 1.0}, None
+
+    monkeypatch.setattr(workers, "work", describe)
+    results = workers.train_runs([(lam_row(0.1), seed) for seed in range(4)], raw, options(tmp_path, "--jobs", str(jobs)))["lam 0.1"]
+    assert len({tuple(result["files"]) for result in results}) == 1
+    if jobs == 1:
+        assert {(result["process"], *result["files"]) for result in results} == {(os.getpid(), "None")}
+    else:
+        assert os.getpid() not in {result["process"] for result in results}
+        assert results[0]["files"] != ["None"] and not any(result["writeable"] for result in results)

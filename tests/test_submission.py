@@ -1,445 +1,228 @@
-"""The one file to hand in is whole, runs without the repository, and gives the drivers' numbers."""
+"""The one file, and single functions, that make_submission.py makes of the sources."""
 
 import ast
-import builtins
 import importlib.util
-import inspect
+import json
+import os
 import pickle
-import re
 import subprocess
 import sys
-import textwrap
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import HOME, SMALL, call, environment, results_of
+from threadpoolctl import threadpool_limits
 
-import datasets
 import kbn
 import make_submission
+import run_ex2
+import run_ex3
+import run_sensitivity
+from lab import settings, training, workers
+from lab.settings import HOME, UserError
 
-SOURCES = make_submission.read_sources()
-DRIVERS = "run_ex2", "run_ex3", "run_sensitivity"
-# the three drivers in one process, without the time that figures take
-ALL_DRIVERS = f"""
-import matplotlib.figure
-matplotlib.figure.Figure.savefig = lambda *args, **options: None
-import {", ".join(DRIVERS)}
-for driver in ({", ".join(DRIVERS)}):
-    driver.main()
-"""
+threadpool_limits(1)
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("KBN_DATA_DIR", "PYTHONPATH")}
+ENVIRONMENT["OPENBLAS_NUM_THREADS"] = "1"
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    """assignment3.py, made by the command."""
-    out = tmp_path_factory.mktemp("out") / "new folder"
-    made = call("make_submission", "--out", out, cwd=out.parent)
-    assert made.returncode == 0 and str(out / "assignment3.py") in made.stdout, made.stderr
-    assert [path.name for path in out.iterdir()] == ["assignment3.py"]
-    return out / "assignment3.py"
+def run(script, *options, cwd):
+    command = [sys.executable, script, *map(str, options)]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
 
 
 @pytest.fixture(scope="module")
-def module(file):
-    """assignment3.py, imported."""
-    spec = importlib.util.spec_from_file_location("assignment3", file)
+def module(tmp_path_factory):
+    """The one file, imported."""
+    path = tmp_path_factory.mktemp("submission") / "assignment3.py"
+    path.write_text(make_submission.submission(), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("assignment3", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def run(file, *options, cwd):
-    """Run assignment3.py without the repository and without anybody's data. Returns the finished process."""
-    env = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(file), *map(str, options)],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+# -------------------------------------------------------------------------------------------------------- the one file
 
 
-# ------------------------------------------------------------------------------------------------------ the file itself
+def test_file_defines_every_name_once_and_names_no_module_of_the_project(module):
+    text = Path(module.__file__).read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    names = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert len(names) == len(set(names)) and {"forward", "report_gradients", "exercise_3"} <= set(names)
+    imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {"numpy", "matplotlib"} < imported < sys.stdlib_module_names | {"numpy", "matplotlib"}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert used.isdisjoint(["kbn", "gradcheck", "lab"])
+    assert all(line in text for line in ("\nName:\n", "\nStudent id:\n", "MIT licence", "released 2026-11-21"))
+    assert "{notation}" not in text and "{version}" not in text and text.count("\n") < 950
 
 
-def test_every_definition_is_there_once_and_is_used(file):
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    names, used = [], set()
-    for statement in tree.body:
-        own = make_submission.bound([statement]) if not make_submission.is_main(statement) else []
-        names += own
-        used |= {
-            node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-        } - set(own)
-    assert len(names) == len(set(names)) > 100
-    assert set(names) <= used
-    assert not set(names) & set(dir(builtins))
+def test_file_alone_runs_all_exercises_and_draws_their_figures(module, tmp_path):
+    job = run(module.__file__, "--synthetic", "--out", tmp_path, cwd=tmp_path)
+    assert job.returncode == 0 and not job.stderr, job.stderr
+    figures = {"ex2-depth", "ex3-3-layer", "ex3-6-layer", "ex3-9-layer", "ex3-search", "sensitivity-3-layer"}
+    assert {path.stem for path in tmp_path.rglob("*.png")} == figures | {"sensitivity-9-layer"}
+    assert job.stdout.count("caught by both methods") == 26 and job.stdout.count(" test ") == 5 + 6 + 1 + 18
 
 
-def test_it_imports_the_standard_library_numpy_and_matplotlib_alone(file):
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module.split(".")[0])
-    assert {"numpy", "matplotlib"} <= found <= sys.stdlib_module_names | {"numpy", "scipy", "matplotlib"}
+def test_file_trains_the_configs_of_the_drivers(module, monkeypatch):
+    ours, theirs = [], []
 
+    def accuracy(lam):
+        return 0.5 - 0.1 * abs(np.log10(lam) + 2.4)
 
-def test_texts_docstrings_and_equation_numbers_are_kept(file):
-    text = file.read_text(encoding="utf-8")
-    main = SOURCES[make_submission.TEMPLATE]["main"]
-    chosen = make_submission.closure(SOURCES, [main], make_submission.stand_ins(SOURCES))
-    used = {definition.names[0]: getattr(kbn, definition.names[0]) for definition in chosen if definition.module == "kbn"}
-    functions = {name: value for name, value in used.items() if inspect.isfunction(value)}
-    assert {"forward", "backward", "batch_norm_backpass", "minibatch_gd", "update_stats", "cyclical_eta"} <= functions.keys()
-    numbers = set()
-    for name, value in functions.items():
-        assert inspect.getsource(value) in text, name
-        numbers |= {int(number) for number in re.findall(r"\((\d+)\)", inspect.getsource(value))}
-    assert numbers >= set(range(1, 40))
-    theirs, ours = ast.parse((HOME / "gradcheck.py").read_text()), ast.parse(text)
-    documented = {node.name: ast.get_docstring(node) for node in ours.body if isinstance(node, ast.FunctionDef)}
-    for node in theirs.body:
-        if isinstance(node, ast.FunctionDef) and node.name != "main":
-            name = node.name if node.name in documented else f"gradcheck_{node.name}"
-            assert documented[name] == ast.get_docstring(node)
+    def our_run(config, seed, data, smoke, test):
+        n_train, n_val = data
+        ours.append((settings.config(**config, n_train=n_train, n_val=n_val), seed, test))
+        return {"lam": config.get("lam", 0.005), "val_accuracy": accuracy(config.get("lam", 0.005)), "test_accuracy": 0.5}
 
+    def their_runs(runs, raw, opts, test=True):
+        results = {}
+        for row, seed in runs:
+            theirs.append((row["config"], seed, test))
+            result = {"config": row["config"], "seed": seed, "val_accuracy": accuracy(row["config"]["lam"])}
+            results.setdefault(row["name"], []).append(result)
+        return results
 
-def test_it_reads_from_top_to_bottom_in_the_order_of_the_assignment(file):
-    text = file.read_text(encoding="utf-8")
-    places = [
-        text.index(f"\ndef {name}(")
-        for name in (
-            "mean_and_sd",
-            "read_cifar10",
-            "draw_shapes",
-            "load",
-            "init_params",
-            "forward",
-            "backward",
-            "compute_cost",
-            "complex_step_gradient",
-            "cyclical_eta",
-            "minibatch_gd",
-            "run_ex2_main",
-            "run_ex3_main",
-            "run_sensitivity_main",
-            "curves",
-            "main",
-        )
-    ]
-    assert places == sorted(places)
-    lines = text.split("\n")
-    assert all(len(line) <= 160 and line == line.rstrip() for line in lines)
-    assert {len(line) for line in lines if line.startswith("# ----")} == {make_submission.WIDTH}
-    assert not re.search(r"\n\n\n\n", text)
-
-
-def test_making_it_again_gives_the_same(file):
-    assert make_submission.submission(make_submission.read_sources()) == file.read_text(encoding="utf-8")
-
-
-# ----------------------------------------------------------------------------------------------------- what it computes
-
-
-def test_smoke_gives_the_drivers_numbers_to_the_bit_without_the_repository(file, tmp_path):
-    alone, theirs = tmp_path / "alone", tmp_path / "theirs"
-    alone.mkdir()
-    job = run(file, "--smoke", cwd=alone)
-    assert job.returncode == 0, job.stderr
-    assert "NOT on CIFAR-10" in job.stderr and "Traceback" not in job.stderr
-    assert {path.name for path in alone.iterdir()} == {"results", "figures"}
-    drivers = subprocess.run(
-        [sys.executable, "-c", ALL_DRIVERS, *SMALL, "--jobs", "1", "--quiet", "--out", theirs],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert drivers.returncode == 0, drivers.stderr
-
-    ours, expected = results_of(alone), results_of(theirs)
-    assert ours.keys() == expected.keys() and len(ours) == 2 + 6 + 20 + 1 + 18
-    for name, result in expected.items():
-        for part in ("config", "seed", "val_accuracy", "history"):
-            assert ours[name][part] == result[part], (name, part)
-        assert ours[name]["versions"].items() <= result["versions"].items()
-        assert ours[name].get("test_accuracy") == result.get("test_accuracy")
-        assert ours[name]["dataset"]["fingerprint"] == result["dataset"]["fingerprint"]
-    tables = [path.relative_to(theirs) for path in theirs.rglob("*") if path.suffix in (".md", ".csv")]
-    assert len(tables) == 2 * 4
-    for table in tables:
-        assert (alone / table).read_text() == (theirs / table).read_text(), table
-    assert (alone / "results" / "gradcheck.md").exists() and "all within the bars" in job.stdout
-    figures = {path.name for path in theirs.rglob("*.png")}
-    assert {path.name for path in alone.rglob("*.png") if path.stat().st_size > 10_000} == figures != set()
-
-
-def test_it_reads_the_official_batches_as_datasets_does(module, tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    pixels = rng.integers(256, size=(10_000, 3072), dtype=np.uint8)
-    for name in datasets.CIFAR10_FILES:
-        batch = {b"data": pixels, b"labels": rng.integers(10, size=10_000).tolist()}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=4))
-    raw = datasets.load("cifar10", folder, small=True)
-    paths = [folder / name for name in datasets.CIFAR10_FILES]
-    assert module.find_cifar10(folder) == module.find_cifar10(str(tmp_path)) == paths
-    monkeypatch.setenv("KBN_DATA_DIR", str(tmp_path))
-    found = module.load(None, True)
-    assert found.keys() == raw.keys() and found["fingerprint"] == raw["fingerprint"]
-    assert all(found[key] == raw[key] for key in ("name", "title", "classes", "shape"))
-    (folder / "data_batch_4").unlink()
-    with pytest.raises(module.DataError, match="data_batch_4 is missing"):
-        module.find_cifar10(tmp_path)
+    monkeypatch.setattr(module, "split", lambda raw, n_train, n_val: (n_train, n_val))
+    monkeypatch.setattr(module, "run", our_run)
+    monkeypatch.setattr(module, "plot", lambda *arguments: None)
+    monkeypatch.setattr(module, "save", lambda *arguments: None)
+    monkeypatch.setattr(workers, "train_runs", their_runs)
+    opts = SimpleNamespace(seeds=2, smoke=False)
+    for name, driver in {"2": run_ex2, "3": run_ex3, "sensitivity": run_sensitivity}.items():
+        module.EXERCISES[name](None, opts)
+        driver.train(None, opts)
+        assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, theirs)), name
 
 
 @pytest.mark.parametrize(
-    "options, status, said",
+    "change", [{"hidden": [50]}, {"hidden": [50, 30], "bn": "before", "sigma": 1e-2, "eps": 1e-5, "lam": 0.02}]
+)
+def test_file_computes_the_numbers_of_the_drivers(module, change):
+    raw = module.draw_synthetic()
+    names = ("images", "labels", "test_images", "test_labels")
+    theirs = training.split({**dict(zip(names, raw)), "classes": range(10), "shape": (3, 32, 32)}, 1_000, 500)
+    ours = module.split(raw, 1_000, 500)
+    assert all(np.array_equal(a, b) for part in ours for a, b in zip(ours[part], theirs[part]))
+    ours = module.run(change, 3, ours, smoke=True, test=True)
+    theirs, _ = training.run(settings.smoke(settings.config(**change)), 3, theirs)
+    assert {key: ours[key] for key in ours if key != "lam"} == {key: theirs[key] for key in ours if key != "lam"}
+    assert ours["test_accuracy"] > 0.3
+
+
+# ------------------------------------------------------------------------------------------------------------- its data
+
+
+def write_batch(path, order="C", **changes):
+    """Write a random batch of CIFAR-10. Returns its images and labels."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(10_000, 3072), dtype=np.uint8), rng.permutation(10_000) % 10
+    batch = {"data": np.asarray(images, order=order), "labels": labels.tolist()} | changes
+    path.write_bytes(pickle.dumps({key.encode(): value for key, value in batch.items()}, protocol=4))
+    return images, labels
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_batch_is_read_as_it_was_written(module, order, tmp_path):
+    images, labels = write_batch(tmp_path / "batch", order)
+    assert all(map(np.array_equal, module.read_batch(tmp_path / "batch"), (images, labels)))
+
+
+class Attack:
+    """An object whose pickle makes a folder when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_code_in_a_batch_is_not_run(module, tmp_path):
+    write_batch(tmp_path / "batch", data=Attack(tmp_path / "attacked"))
+    with pytest.raises(OSError, match="batch cannot be read as a batch of CIFAR-10"):
+        module.read_batch(tmp_path / "batch")
+    assert not (tmp_path / "attacked").exists()
+    pickle.loads((tmp_path / "batch").read_bytes())
+    assert (tmp_path / "attacked").exists()  # the attack works where pickles are loaded
+
+
+@pytest.mark.parametrize("changes", [{"labels": [1] * 10_000}, {"labels": [0, 1]}, {"data": np.zeros((2, 3072), np.uint8)}])
+def test_batch_of_another_content_is_refused(module, changes, tmp_path):
+    write_batch(tmp_path / "batch", **changes)
+    with pytest.raises(OSError, match="10000 images of 3072 numbers with labels in 0..9"):
+        module.read_batch(tmp_path / "batch")
+
+
+@pytest.mark.parametrize(
+    "options, status, words",
     [
-        (["--data-dir", "not here"], 1, "data_batch_1 is missing"),
-        (["--seeds", "0"], 2, "'0' is not a whole number of 1 or more"),
-        (["--job", "2"], 2, "--job"),
+        ([], 1, "error: name the folder of CIFAR-10 with --data-dir or KBN_DATA_DIR"),
+        (["--data-dir", "empty"], 1, "error: empty: data_batch_1 is missing"),
+        (["--seeds", "0", "--synthetic"], 2, "argument --seeds: 0 is below 1"),
+        (["--exercise", "5"], 2, "argument --exercise: invalid choice: '5'"),
     ],
 )
-def test_what_is_typed_wrong_is_named_in_one_line(file, options, status, said, tmp_path):
-    wrong = run(file, *options, cwd=tmp_path)
-    assert wrong.returncode == status and said in wrong.stderr.splitlines()[-1] and "Traceback" not in wrong.stderr
-    assert not list(tmp_path.iterdir())
+def test_mistake_is_one_line(module, options, status, words, tmp_path):
+    job = run(module.__file__, *options, cwd=tmp_path)
+    assert job.returncode == status and words in job.stderr.splitlines()[-1] and "Traceback" not in job.stderr
+    assert not any(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------------------------------------- one function
 
 
-@pytest.mark.parametrize("name", [name for name, _ in inspect.getmembers(kbn, inspect.isfunction)])
-def test_a_printed_function_runs_by_itself(name):
-    text, scope = make_submission.function(SOURCES, name), {}
-    exec(compile(text, name, "exec"), scope)
+SOURCES = make_submission.read_sources(make_submission.METHOD)
+RNG = np.random.default_rng(0)
+PARAMS = kbn.init_params([6, 8, 7, 4], RNG, bn="before", dtype=np.float64)
+X, LABELS = RNG.standard_normal((6, 20)), RNG.integers(4, size=20)
+Y, G = kbn.one_hot(LABELS, 4), RNG.standard_normal((6, 20))
+MU, V = X.mean(axis=1, keepdims=True), X.var(axis=1, keepdims=True)
+CALLS = {  # function: most lines, what it is called with
+    "init_params": (120, lambda: ([6, 8, 4], np.random.default_rng(1))),
+    "forward": (120, lambda: (X, PARAMS)),
+    "backward": (120, lambda: (Y, PARAMS, kbn.forward(X, PARAMS)[1], 0.1)),
+    "batch_norm_backpass": (120, lambda: (G, X, MU, V)),
+    "minibatch_gd": (310, lambda: ((X, LABELS), (X, LABELS), PARAMS, {"n_batch": 5, "n_s": 6}, np.random.default_rng(1))),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_printed_function_in_an_empty_file_computes_what_kbn_computes(name, tmp_path):
+    job = run(HOME / "make_submission.py", "--function", name, cwd=tmp_path)
+    lines, (most, arguments) = job.stdout.splitlines(), CALLS[name]
+    assert job.returncode == 0 and lines[0] == "import numpy as np" and len(lines) <= most
+    scope = {}
+    exec(job.stdout, scope)
+    np.testing.assert_equal(scope[name](*arguments()), getattr(kbn, name)(*arguments()))
     assert scope[name].__doc__ == getattr(kbn, name).__doc__
-    assert inspect.getsource(getattr(kbn, name)).rstrip() in text
-    defined = [one for statement in ast.parse(text).body for one in make_submission.bound([statement])]
-    assert len(defined) == len(set(defined))
 
 
-def test_printed_batch_norm_backpass_gives_the_same_numbers(tmp_path):
-    printed = call("make_submission", "--function", "batch_norm_backpass", cwd=tmp_path)
-    assert printed.returncode == 0 and printed.stdout.startswith("import numpy as np\n\nEPS = ")
-    assert all(f"({n})" in printed.stdout for n in range(31, 38))
-    assert re.findall(r"^def (\w+)", printed.stdout, re.MULTILINE) == ["ones_n", "batch_norm_backpass"]
-    scope, rng = {}, np.random.default_rng(0)
-    exec(printed.stdout, scope)
-    G, S = rng.standard_normal((2, 7, 9))
-    mu, v = S.mean(axis=1, keepdims=True), S.var(axis=1, keepdims=True)
-    assert np.array_equal(scope["batch_norm_backpass"](G, S, mu, v), kbn.batch_norm_backpass(G, S, mu, v))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "name, said",
-    [
-        ("batch_norm_backpas", "did you mean batch_norm_backpass"),
-        ("kbn.foward", "did you mean kbn.forward"),
-        ("main", "several modules define main: say "),
-        ("kbn", "there is no kbn"),
-        ("experiment.provenance", "the module datasets as a whole cannot be copied"),
-    ],
-)
-def test_what_cannot_be_printed_is_one_line(name, said, capsys):
-    with pytest.raises(SystemExit) as exit:
-        make_submission.main(["--function", name])
-    assert said in str(exit.value) and "\n" not in str(exit.value)
-    assert capsys.readouterr().out == ""
-
-
-def test_a_wrong_name_or_option_is_no_traceback(tmp_path):
-    wrong = call("make_submission", "--function", "batch_norm_backpas", cwd=tmp_path)
-    assert wrong.returncode == 1 and len(wrong.stderr.splitlines()) == 1 and "batch_norm_backpass" in wrong.stderr
-    (tmp_path / "a file").write_text("")
-    wrong = call("make_submission", "--out", tmp_path / "a file", cwd=tmp_path)
-    assert wrong.returncode == 1 and len(wrong.stderr.splitlines()) == 1 and "a file" in wrong.stderr
-    assert call("make_submission", "--functions", "forward", cwd=tmp_path).returncode == 2
-
-
-def test_list_names_all(capsys):
-    make_submission.main(["--list"])
-    names = capsys.readouterr().out.split()
-    assert {"kbn.forward", "gradcheck.BARS", "plots.STYLES", "layers.conv_forward"} <= set(names)
-    assert len(names) == len(set(names))
-
-
-# --------------------------------------------------------------------------------------------------- names and closures
-
-
-def project(folder, **modules):
-    """A folder of modules, given by name as indented text, and what read_sources makes of it."""
-    for name, text in modules.items():
-        (folder / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")
-    return make_submission.read_sources(folder)
-
-
-TOOLS = """
-    import functools
-    from other import scale as factor
-
-    SIZE = 3  # of tools
-    A, B = 1, 2
-
-    def keep(function):
-        @functools.wraps(function)
-        def wrapped(*args, **options):
-            return function(*args, **options) + SIZE
-        return wrapped
-
-
-    # what stands above
-    # is kept
-
-    @keep
-    def draw(x, size=SIZE, *, b=B):
-        return factor * x + size + b
-
-
-    def unused():
-        return A
-    """
-OTHER = """
-    import math
-
-    SIZE, scale = 10, 7
-
-
-    def draw(x):
-        return math.sqrt(x) * SIZE
-
-
-    def print(x):
-        return x
-    """
-USER = '''
-    import other
-    import tools
-    from tools import draw as paint
-
-
-    class Thing:
-        """A thing."""
-        size = tools.SIZE
-
-        def area(self, draw=2):
-            size = 5
-            return (self.size * draw + size + other.draw(
-                        4) + tools.draw(1, size=1))  # (7)
-
-
-    def value(draw, SIZE=4):
-        """The value of draw, with ± and ²: tools.SIZE is tools.SIZE."""
-        both = f"ä{tools.SIZE:>{other.SIZE}}² {[tools.SIZE * other for other in range(3)]!r} {'tools.SIZE'} {SIZE}"
-        squares = {tools: tools * 2 for tools in range(2)}
-        return [draw, both, squares, paint(2), other.draw(9), other.print(3),
-                (lambda SIZE: SIZE + tools.SIZE)(1), Thing().area(), __name__]
-    '''
-
-
-def test_names_that_clash_are_told_apart(tmp_path, monkeypatch):
-    sources = project(tmp_path, tools=TOOLS, other=OTHER, user=USER)
-    text, scope = make_submission.function(sources, "user.value"), {"__name__": "user"}
+@pytest.mark.parametrize("name", make_submission.functions(SOURCES))
+def test_every_listed_function_stands_alone(name):
+    text, scope = make_submission.function(name), {}
     exec(text, scope)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("tools", "other", "user"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import user
-
-    assert scope["value"](1) == user.value(1)
-    for name in ("tools", "other", "user"):
-        monkeypatch.delitem(sys.modules, name)
-    assert "tools_draw(1, size=1))  # (7)" in text and "TOOLS_SIZE = 3  # of tools" in text and "unused" not in text
-    assert "# what stands above\n# is kept\n\n@keep\ndef tools_draw" in text
-    assert "tools.SIZE is tools.SIZE" in text and "'tools.SIZE'" in text  # text is no reference
-    assert "def other_print" in text and text.startswith("import functools\nimport math\n\n")
+    defined = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    assert name.partition(".")[2] in defined and len(defined) == len(set(defined))
+    assert not [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)
+                and ast.unparse(node.value) in make_submission.METHOD]  # fmt: skip
 
 
-def test_lines_within_brackets_stay_below_their_bracket(tmp_path):
-    sources = project(
-        tmp_path,
-        tools="def add(*numbers):\n    return sum(numbers)\n",
-        user="""
-        import tools
+def test_unknown_function_is_refused_with_the_nearest_names():
+    with pytest.raises(UserError, match="there is no function 'batch_norm_backpas'; the nearest are batch_norm_backpass"):
+        make_submission.function("batch_norm_backpas")
 
 
-        def value(x):
-            y = tools.add(x,
-                          tools.add(1,  # one
-                                    2),
-                          # three
-                          3)
-            return tools.add(
-                y, 4)
-        """,
-    )
-    text = make_submission.function(sources, "value")
-    assert text.endswith(
-        textwrap.dedent("""
-        def value(x):
-            y = add(x,
-                    add(1,  # one
-                        2),
-                    # three
-                    3)
-            return add(
-                y, 4)
-        """)
-    )
-
-
-@pytest.mark.parametrize(
-    "user, said",
-    [
-        ("import tools\n\ndef value():\n    return getattr(tools, 'draw')\n", "user.py, line 4: the module tools as a whole"),
-        ("import tools\n\ndef value():\n    return tools.drew\n", "user.py, line 4: there is no tools.drew"),
-        ("def value():\n    import tools\n    return tools.draw\n", "user.py, line 2: tools is imported within a function"),
-        ("def value():\n    return nothing\n", "user.py, line 2: nothing is defined nowhere"),
-        ("import tools\n\ndef value():\n    return (tools\n            .draw)\n", "line 4: write module.name in one line"),
-        ("import tools\n\ndef value():\n    return f'{tools.A = }'\n", "a name in it cannot be rewritten"),
-        ("def value():\n    pass\n\ndef value():\n    pass\n", "user.py, line 4: value is defined twice"),
-    ],
-)
-def test_what_cannot_be_followed_is_said(user, said, tmp_path):
-    with pytest.raises(make_submission.SubmissionError, match=re.escape(said)):
-        make_submission.function(project(tmp_path, tools=TOOLS, other=OTHER, user=user), "user.value")
-
-
-def test_a_package_that_may_not_be_used_is_named_with_the_way_to_it(tmp_path):
-    sources = project(
-        tmp_path,
-        tools="import pooch\n\ndef fetch():\n    return pooch.retrieve\n",
-        user="import tools\n\ndef load():\n    return tools.fetch()\n\ndef main():\n    load()\n",
-    )
-    with pytest.raises(
-        make_submission.SubmissionError, match=re.escape("pooch may not be used, but tools.fetch <- user.load <- user.main")
-    ):
-        make_submission.closure(sources, [sources["user"]["by_name"]["main"]], allowed=make_submission.ALLOWED)
-
-
-def test_statements_for_effect_come_with_what_they_act_on(tmp_path):
-    sources = project(
-        tmp_path,
-        user="""
-        import numpy as np
-
-        TABLE = {}
-        TABLE["one"] = 1
-        np.set_printoptions(precision=8)
-
-
-        def value():
-            return TABLE["one"]
-        """,
-    )
-    text = make_submission.function(sources, "value")
-    assert 'TABLE = {}\nTABLE["one"] = 1\n\n\ndef value' in text and "numpy" not in text
+def test_file_that_was_changed_is_not_replaced(tmp_path):
+    path = tmp_path / "new" / "mine.py"
+    for _ in range(2):
+        assert run(HOME / "make_submission.py", "--out", path, cwd=tmp_path).returncode == 0
+    text = path.read_text(encoding="utf-8").replace("\nName:\n", "\nName: Ada\n")
+    path.write_text(text, encoding="utf-8")
+    job = run(HOME / "make_submission.py", "--out", path, cwd=tmp_path)
+    assert job.returncode == 1 and job.stderr.count("\n") == 1 and "mine.py is not replaced" in job.stderr
+    assert path.read_text(encoding="utf-8") == text

@@ -1,0 +1,142 @@
+"""Options of the drivers, the configuration of a run, and how a script ends when something goes wrong."""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import joblib
+
+import kbn
+
+HOME = Path(__file__).resolve().parents[1]
+FORMATS = ["png", "pdf", "svg"]
+
+# Everything that decides a run beside its seed. A net is given by its hidden widths, or by specs (see nets.py).
+DEFAULTS = {
+    "hidden": [50, 50],
+    "specs": None,
+    "loss": "softmax",     # "softmax" or "svm"; svm for nets of specs only
+    "sigma": None,         # standard deviation of the initial weights: a number, None (He) or "xavier"
+    "scale": "each",       # how pixels are standardised, see training.split
+    "n_train": 45_000,
+    "n_val": 5_000,
+    "decay": None,         # with n_epochs: eta_max times decay after each epoch, instead of the cyclical learning rate
+    "n_epochs": None,
+    "watched": 0,          # training examples whose scores are watched after each epoch
+    "pictures": 0,         # misclassified test images that are kept for a figure, with the first layer's filters
+    **kbn.DEFAULTS,
+    "bn": "off",
+}  # fmt: skip
+SMOKE = {"n_train": 1_000, "n_val": 500, "n_s": 20}
+
+
+class UserError(Exception):
+    """One line for the user: what was wrong, with which value, and what to do."""
+
+
+def config(**changes):
+    """The complete configuration of a run: DEFAULTS with changes. Raises ValueError for an unknown name."""
+    unknown = changes.keys() - DEFAULTS.keys()
+    if unknown:
+        raise ValueError(f"unknown in a config: {', '.join(sorted(unknown))}; there are {', '.join(DEFAULTS)}")
+    if changes.get("specs"):
+        changes = {"hidden": None, **changes}
+    return json.loads(json.dumps({**DEFAULTS, **changes}))
+
+
+def smoke(config):
+    """The same configuration, cut down to seconds."""
+    return config | SMOKE | ({"n_epochs": 2} if config["n_epochs"] else {})
+
+
+def row(name, *, setting="", reported=None, **changes):
+    """A row of an experiment: its name in tables and files, what is special about its setting, and its config.
+
+    reported {document: number as text}: what documents print for this row.
+    """
+    return {"name": name, "setting": setting, "reported": reported or {}, "config": config(**changes)}
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+def at_least_one(text):
+    """The integer of an option, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def parser(doc):
+    """A parser whose --help shows the script's docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def add_out(parser):
+    """Add the options that say where results go."""
+    parser.add_argument("--out", type=Path, default=HOME, metavar="DIR", help="folder of results/ and figures/ (default: here)")
+    parser.add_argument("--publish", action="store_true", help="write to results/published and figures/published (maintainers)")
+
+
+def output_folder(opts, kind, label=""):
+    """Return the folder of kind ("results", "figures"), made if necessary: the published one with --publish, else label's.
+
+    Raises OSError, naming the folder, if nothing can be written there.
+    """
+    folder = opts.out / kind / ("published" if opts.publish else label)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"{folder}: nothing can be written there ({error.strerror}); name a folder with --out") from None
+    return folder
+
+
+def options(doc, datasets, dataset="cifar10", argv=None):
+    """Parse the options that all drivers share.
+
+    doc: the driver's docstring. datasets: the names that --dataset takes. dataset: the one that the driver is made for.
+    """
+    options = parser(doc)
+    add = options.add_argument
+    add("--dataset", choices=datasets, help=f"default: {dataset}, or a built-in synthetic set if it cannot be downloaded")
+    add("--data-dir", metavar="DIR", help="folder of the official files (default: $KBN_DATA_DIR, else one download)")
+    add("--seeds", type=at_least_one, default=1, metavar="N", help="train every net with seeds 0 .. N-1 (default 1)")
+    cores = joblib.cpu_count()
+    add("--jobs", type=at_least_one, default=cores, metavar="N", help=f"parallel runs (default: one a core, here {cores})")
+    add("--cluster", metavar="ADDRESS", help="train on a Dask cluster; the address of its scheduler, tcp://host:8786")
+    add("--smoke", action="store_true", help="a quick trial of everything on little data, in folders of its own")
+    add("--fresh", action="store_true", help="train again even if the result is already there")
+    add("--quiet", action="store_true", help="print only tables and errors")
+    add(
+        "--figures",
+        nargs="*",
+        metavar="NAME",
+        help="make the tables and figures again from stored results, without training; with NAMEs only these figures",
+    )
+    add("--format", choices=FORMATS, default="png", help="of the figures (default: png)")
+    add_out(options)
+    opts = options.parse_args(argv)
+    opts.made_for = dataset
+    if opts.cluster == "":
+        options.error("argument --cluster: an address is needed, such as tcp://host:8786")
+    if opts.publish and (opts.smoke or opts.dataset not in (None, dataset)):
+        options.error(f"argument --publish: only results on the whole of {dataset} are published")
+    return opts
+
+
+def run_main(main):
+    """Run a script's main(). A user's error is one line on stderr and status 1, an interruption one line and status 130."""
+    name = Path(sys.argv[0]).name
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack ± or a class name's letters
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except (UserError, FloatingPointError, OSError) as error:
+        sys.exit(f"{name}: error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt as error:
+        print(f"\n{name}: interrupted{error}", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,220 @@
+"""Many runs side by side, on this machine's cores or on a Dask cluster. What is finished is not trained again."""
+
+import contextlib
+import functools
+import logging
+import os
+import platform
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+
+import joblib
+from joblib.externals.loky.backend import resource_tracker
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from lab import data, models, settings, store, training
+from lab.settings import UserError
+
+CLUSTER_TIMEOUT = 20  # seconds until a cluster must have answered
+# glibc: workers keep the memory of large arrays for the next update; new pages would cost a convolution a third of its time
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
+
+def train(rows, raw, opts, **how):
+    """Train every row (see settings.row) with the seeds of opts. Returns {row name: [result, ...]}. how: see train_runs."""
+    names = [row["name"] for row in rows]
+    if len(set(names)) < len(names):
+        raise UserError(f"two rows have the same name, {max(names, key=names.count)!r}: give each row a name of its own")
+    return train_runs([(row, seed) for row in rows for seed in range(opts.seeds)], raw, opts, **how)
+
+
+def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
+    """Train runs, pairs (row, seed), as many at a time as there are jobs, unless their results are there already.
+
+    raw: see data.load. test, may_diverge: see training.run. Returns {row name: [result, ...]} in the order of runs.
+    """
+    about, jobs = store.data_of(raw), []
+    for row, seed in runs:
+        config = settings.smoke(row["config"]) if opts.smoke else row["config"]
+        key = store.key_of(config, seed, about, test)
+        path = opts.store / "runs" / f"{store.run_name(row['name'], key)}.json"
+        jobs.append({"row": row["name"], "key": key, "path": path, "checkpoint": path.with_suffix(".checkpoint")})
+    for job in jobs:
+        job["result"] = None if opts.fresh else store.read_result(job["path"], job["key"])
+    left = {job["path"]: job for job in jobs if not job["result"]}
+    if len(left) < len(jobs) and not opts.quiet:
+        print(f"{len(jobs) - len(left)} of {len(jobs)} runs have results already; --fresh trains them again", flush=True)
+    with progress(len(left), opts) as finished:
+        for part in dict.fromkeys(division(job["key"]["config"]) for job in left.values()):
+            tasks = [job for job in left.values() if division(job["key"]["config"]) == part]
+            for job in tasks if opts.fresh else []:
+                job["checkpoint"].unlink(missing_ok=True)
+            with source_of(raw, part, opts) as source, workers(opts) as parallel:
+                calls = [joblib.delayed(work)(job["key"], job["path"], source, may_diverge) for job in tasks]
+                for path, result, model in parallel(calls):
+                    keep_result(left[path], result, model, raw, opts)
+                    finished(left[path])
+    about = {"data": about, "code": store.code_version()}
+    results = {}
+    for job in jobs:
+        names = {"run": job["path"].stem, "row": job["row"], "seed": job["key"]["seed"], "config": job["key"]["config"]}
+        result = job["result"] or left[job["path"]]["result"]  # of the same run, if a run is asked for twice
+        results.setdefault(job["row"], []).append(names | about | result)
+    return results
+
+
+def division(config):
+    """Return the arguments of training.split that a config asks for."""
+    return config["n_train"], config["n_val"], config["scale"]
+
+
+@contextlib.contextmanager
+def source_of(raw, division, opts):
+    """Yield what work needs to find its data: the split, memory-mapped for several jobs, or the arguments of split_on_worker.
+
+    The file behind the memory map is removed even if this process is killed: joblib's resource tracker sees to that.
+    """
+    if opts.cluster:
+        yield raw["name"], opts.data_dir, opts.smoke, *division
+    elif opts.jobs == 1:
+        yield training.split(raw, *division)
+    else:
+        folder = tempfile.mkdtemp(prefix="kbn-")
+        resource_tracker.register(folder, "folder")
+        try:
+            joblib.dump(training.split(raw, *division), Path(folder, "split"))
+            yield joblib.load(Path(folder, "split"), mmap_mode="r")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            resource_tracker.unregister(folder, "folder")
+
+
+def work(key, path, source, may_diverge):
+    """Train one run in a worker. source: what training.split returns, or the arguments of split_on_worker.
+
+    Returns path, the result and the model. Raises FloatingPointError, naming the run, if training diverges.
+    """
+    split = source if isinstance(source, dict) else split_on_worker(*source)
+    here = split.get("key")
+    if here and here != {name: key[name] for name in here}:
+        raise UserError(f"the worker on {platform.node()} has other data, code or numpy: {here}")
+    checkpoint, start = path.with_suffix(".checkpoint"), time.perf_counter()
+    state = store.read_checkpoint(checkpoint, key)
+    earlier = state.pop("duration_s") if state else 0.0
+
+    def keep(state):
+        if path.parent.is_dir():  # a cluster's worker may not see the driver's folder
+            store.write_checkpoint(checkpoint, key, state, earlier + time.perf_counter() - start)
+
+    with threadpool_limits(1):
+        try:
+            result, model = training.run(
+                key["config"], key["seed"], split, test=key["test"], may_diverge=may_diverge, state=state, keep=keep
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{path.stem}: {error}") from None
+    if model:
+        model |= {"mean": split["mean"], "sd": split["sd"]}
+    history = {name: [float(f"{x:.6g}") for x in column] for name, column in result["history"].items()}
+    about = {"duration_s": round(earlier + result["duration_s"], 2), "versions": store.versions()}
+    return path, result | about | {"history": history}, model
+
+
+@functools.lru_cache(maxsize=1)
+def split_on_worker(name, data_dir, small, *division):
+    """Load and split a dataset on a cluster's worker; "key" is what the driver's key must say of data and code."""
+    raw = data.load(name, data_dir, small)
+    key = store.key_of(None, None, store.data_of(raw), None)
+    return training.split(raw, *division) | {"key": {name: key[name] for name in ("data", "code", "numpy")}}
+
+
+def keep_result(job, result, model, raw, opts):
+    """Write a result, and the model if the test set was used, and remove the checkpoint."""
+    if job["key"]["test"] and model:
+        config = job["key"]["config"]
+        path = opts.store / "models" / f"{job['path'].stem}.npz"
+        about = {"classes": raw["classes"], "shape": raw["shape"], "specs": config["specs"], "loss": config["loss"]}
+        models.save(path, **model, **about)
+    store.write_result(job["path"], job["key"], result)
+    job["result"] = result
+    job["checkpoint"].unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def progress(total, opts):
+    """Show a bar, or without a terminal one line a run. Yields finished(job), to be called after each run."""
+    with tqdm(total=total, unit="run", dynamic_ncols=True, disable=True if opts.quiet or not total else None) as bar:
+
+        def finished(job):
+            line = f"{job['row']}, seed {job['key']['seed']}: validation {100 * job['result']['val_accuracy']:.2f} %"
+            bar.set_postfix_str(line, refresh=False)
+            bar.update()
+            finished.n += 1
+            if bar.disable and not opts.quiet:
+                print(f"{finished.n} of {total}: {line}, {job['result']['duration_s']:.0f} s", flush=True)
+
+        finished.n = 0
+        yield finished
+
+
+@contextlib.contextmanager
+def workers(opts):
+    """Yield a function that runs joblib.delayed calls and yields their results in order of completion.
+
+    Raises UserError if Dask is not installed, or if the cluster does not answer, has no usable worker, or is lost.
+    """
+    if not opts.cluster:
+        os.environ.update(KEEP_MEMORY)
+        warnings.filterwarnings("ignore", ".*still being processed", UserWarning)  # joblib's word on an interruption
+        watched = {"initializer": end_with, "initargs": (os.getpid(),)} if opts.jobs > 1 else {}
+        try:
+            yield joblib.Parallel(opts.jobs, return_as="generator_unordered", batch_size=1, temp_folder=tempfile.gettempdir(),
+                                  **watched)  # fmt: skip
+        except BrokenExecutor:
+            raise UserError("a worker process was killed, perhaps for lack of memory; the finished runs are kept. The same "
+                            "command continues; fewer --jobs need less memory") from None  # fmt: skip
+        return
+    try:
+        from distributed import CancelledError, Client, KilledWorker, as_completed
+    except ImportError:
+        raise UserError("--cluster needs Dask: pip install 'dask[distributed]'") from None
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters comes as an exception
+    try:
+        client = Client(opts.cluster, timeout=CLUSTER_TIMEOUT)
+        client.wait_for_workers(1, timeout=CLUSTER_TIMEOUT)
+        client.run(exec, "import lab.workers")  # a worker without this project would never answer
+    except (OSError, ValueError, TimeoutError, ImportError) as error:
+        raise UserError(
+            f"no cluster with a worker for this project at {opts.cluster} "
+            f"({' '.join(str(error).split()) or type(error).__name__}); docs/cluster.md says how to start one"
+        ) from None
+    try:
+        with client:  # joblib's own backend for Dask would wait forever for a run that Dask has given up
+            yield lambda calls: (
+                future.result()
+                for future in as_completed(
+                    [client.submit(function, *args, **named, pure=False) for function, args, named in calls]
+                )
+            )
+    except (CancelledError, KilledWorker) as error:
+        raise UserError(
+            f"the cluster at {opts.cluster} was lost ({' '.join(str(error).split())}); the finished runs are kept"
+        ) from None
+
+
+def end_with(driver):
+    """End this worker process when its parent has exited for any reason; joblib would leave it waiting."""
+
+    def watch():
+        while os.getppid() == driver:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,168 @@
+"""lab/training.py: what decides a result. Data is split and standardised, a net made and trained, its accuracy measured."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+
+import kbn
+import nets
+from lab import settings, training
+
+SPECS = [["conv", 3, 3], ["bn"], ["relu"], ["max_pool", 2], ["dropout"], ["affine", 3]]
+QUICK = {"n_train": 200, "n_val": 50, "n_batch": 20, "n_s": 15, "n_cycles": 1}
+CONFIGS = {
+    "3 layers": settings.config(hidden=[8, 7], bn="before", **QUICK),
+    "convolution": settings.config(
+        specs=SPECS, keep=0.9, alpha=0.99, watched=40, pictures=5, **QUICK | {"decay": 0.5, "n_epochs": 3}
+    ),
+}
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+@pytest.fixture
+def raw():
+    """Random images of which pixel 7 is constant and class and brightness go together, as data.load returns them."""
+    rng = np.random.default_rng(0)
+    labels, test_labels = rng.integers(0, 3, 250), rng.integers(0, 3, 60)
+    images, test_images = (rng.integers(0, 100, (len(y), 32)) + 40 * y[:, None] for y in (labels, test_labels))
+    images[:, 7], test_images[:, 7] = 33, 34
+    return {
+        "title": "noise", "classes": ["a", "b", "c"], "shape": (2, 4, 4), "images": images.astype(np.uint8), "labels": labels,
+        "test_images": test_images.astype(np.uint8), "test_labels": test_labels,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", ["each", "all", "none"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_split_standardises_with_the_training_images_alone(raw, scale, dtype):
+    data = training.split(raw, 200, 40, scale, dtype)
+    pixels = raw["images"][:200].T.astype(np.float64)
+    mean, sd = pixels.mean(axis=1, keepdims=True), pixels.std(axis=1, keepdims=True)
+    sd[7] = 1  # constant
+    if scale == "all":
+        mean, sd = np.full_like(mean, pixels.mean()), np.full_like(sd, pixels.std())
+    sd = np.ones_like(sd) if scale == "none" else sd
+    near = 1e-5 if dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(data["mean"], mean, rtol=near)
+    np.testing.assert_allclose(data["sd"], sd, rtol=near)
+    assert data["mean"].dtype == data["sd"].dtype == dtype and (data["classes"], data["shape"]) == (["a", "b", "c"], (2, 4, 4))
+    for part, images, labels in [
+        ("train", raw["images"][:200], raw["labels"][:200]), ("val", raw["images"][200:240], raw["labels"][200:240]),
+        ("test", raw["test_images"], raw["test_labels"]),
+    ]:  # fmt: skip
+        X, y = data[part]
+        assert X.shape == images.T.shape and X.dtype == dtype and X.flags.f_contiguous and np.array_equal(y, labels)
+        np.testing.assert_allclose(X, (images.T - mean) / sd, atol=100 * near)
+
+
+def test_mean_and_sd_in_chunks_are_those_of_all_images(raw):
+    for chunk in (1, 7, 1000):
+        for a, b in zip(training.mean_and_sd(raw["images"], chunk=chunk), training.mean_and_sd(raw["images"]), strict=True):
+            assert np.array_equal(a, b) and a.shape == (32, 1) and a.dtype == np.float64
+
+
+def test_split_takes_the_sizes_of_the_assignment_by_default():
+    blank = {"title": "blank", "images": np.zeros((50_000, 2), np.uint8), "labels": np.zeros(50_000, int), "classes": [],
+             "test_images": np.zeros((10_000, 2), np.uint8), "test_labels": np.zeros(10_000, int), "shape": ()}  # fmt: skip
+    data = training.split(blank)
+    assert [data[part][0].shape for part in ("train", "val", "test")] == [(2, 45_000), (2, 5_000), (2, 10_000)]
+
+
+def test_split_refuses_more_images_than_there_are_and_an_unknown_scale(raw):
+    with pytest.raises(settings.UserError, match="noise has 250 training images: they cannot be split into 240 .* and 11"):
+        training.split(raw, 240, 11)
+    with pytest.raises(ValueError, match="scale must be 'each', 'all' or 'none', not True"):
+        training.split(raw, 200, 40, True)
+
+
+@pytest.mark.parametrize("sigma", [None, "xavier", 0.1])
+def test_network_is_that_of_hidden_or_of_specs(sigma):
+    net, params = training.network({**CONFIGS["3 layers"], "sigma": sigma}, (2, 4, 4), 3, np.random.default_rng(1))
+    expected = kbn.init_params([32, 8, 7, 3], np.random.default_rng(1), bn="before", sigma=sigma)
+    assert net is kbn.MLP and all(np.array_equal(params[key], expected[key]) for key in expected | params)
+    config = {**CONFIGS["convolution"], "sigma": sigma, "loss": "svm"}
+    net, params = training.network(config, (2, 4, 4), 3, np.random.default_rng(1))
+    expected = nets.init_params(SPECS, (2, 4, 4), np.random.default_rng(1), sigma)
+    assert all(np.array_equal(params[key], expected[key]) for key in expected | params)
+    cache = {"scores": np.zeros((3, 2))}
+    assert net.loss(kbn.one_hot(np.array([0, 1]), 3), cache) == 2  # the SVM's
+    hp = training.hyper_parameters(config)
+    assert hp == kbn.DEFAULTS | {
+        "n_batch": 20,
+        "n_s": 15,
+        "n_cycles": 1,
+        "keep": 0.9,
+        "alpha": 0.99,
+    }  # bn "before", which specs need
+    assert training.hyper_parameters(CONFIGS["3 layers"]) == hp | {"keep": 1.0, "alpha": 0.9}
+
+
+@pytest.mark.parametrize("n, n_batch, n_epochs, decay", [(50, 20, 3, 0.8), (20, 20, 4, 0.5), (41, 10, 2, 1), (30, 10, 3, 0.0)])
+def test_learning_rates_decay_after_each_epoch(n, n_batch, n_epochs, decay):
+    config = settings.config(decay=decay, n_epochs=n_epochs, n_batch=n_batch, eta_max=0.05)
+    expected = [0.05 * decay**epoch for epoch in range(n_epochs) for _ in range(n // n_batch)]
+    assert training.learning_rates(config, n) == pytest.approx(expected, rel=1e-14)
+    assert training.learning_rates(settings.config(), n) is None
+
+
+@every_config
+def test_run_is_minibatch_gd_and_its_result_what_the_model_predicts(config, raw):
+    data = training.split(raw, 200, 50)
+    result, model = training.run(config, 3, data)
+    rng = np.random.default_rng(3)
+    net, start = training.network(config, data["shape"], 3, rng)
+    hp, etas = training.hyper_parameters(config), training.learning_rates(config, 200)
+    params, stats, history = kbn.minibatch_gd(data["train"], data["val"], start, hp, rng, etas=etas, net=net)
+    assert model["hp"] == hp and all(np.array_equal(model["params"][key], params[key]) for key in params)
+    place = {"bn": hp["bn"], "net": net}
+    assert result["test_accuracy"] == kbn.accuracy(*data["test"], model["params"], model["stats"], **place) > 0.5
+    for part in ("train", "val"):
+        expected = kbn.evaluate(*data[part], params, stats, hp["lam"], **place)
+        assert {name: result[f"{part}_{name}"] for name in expected} == expected
+    assert history["epoch"].items() <= result["history"].items() and result["diverged"] == "" and result["duration_s"] > 0
+    assert history["epoch"]["t"][-1] == 30
+    assert training.run(config, 3, data)[0]["history"] == result["history"] != training.run(config, 4, data)[0]["history"]
+    blind, _ = training.run(config, 3, data, test=False)
+    assert not [name for name in blind if "test" in name or name == "pictures"]
+
+
+def test_run_of_specs_watches_scores_keeps_pictures_and_predicts_with_the_statistics_of_the_dataset(raw):
+    config, data = CONFIGS["convolution"], training.split(raw, 200, 50)
+    result, model = training.run(config, 3, data)
+    (X, y), (params, stats, hp), net = data["test"], model.values(), nets.build(SPECS, (2, 4, 4))
+    whole = kbn.dataset_stats(data["train"][0], params, net=net)
+    assert result["test_accuracy_dataset"] == kbn.accuracy(X, y, params, whole, net=net) != result["test_accuracy"]
+    moments = nets.score_moments(SPECS, (2, 4, 4), data["train"][0][:, :40], params, hp["eps"])
+    assert {name: result["history"][name][-1] for name in moments} == moments
+    assert {len(column) for column in result["history"].values()} == {3}
+    pictures, predicted = result["pictures"], net.forward(X, params, stats)[0].argmax(axis=0)
+    wrong = np.flatnonzero(predicted != y)
+    assert (pictures["n_wrong"], pictures["n_test"]) == (len(wrong), 60) and len(pictures["mistakes"]) == min(5, len(wrong)) > 0
+    for mistake, i in zip(pictures["mistakes"], wrong):
+        assert (mistake["class"], mistake["predicted"]) == (y[i], predicted[i])
+        assert mistake["pixels"] == raw["test_images"][i].tolist()
+    assert np.allclose(pictures["filters"], params["W1"], atol=1e-4) and pictures["shape"] == [2, 4, 4]
+
+
+@every_config
+def test_resumed_run_gives_the_same_result(config, raw):
+    data, states = training.split(raw, 200, 50), []
+    result, model = training.run(config, 3, data, keep=lambda state: states.append(deepcopy(state)))
+    rest = []
+    again, same_model = training.run(config, 3, data, state=states[1], keep=rest.append)
+    del result["duration_s"], again["duration_s"]
+    assert len(states) == 3 and len(rest) == 1 and again == result
+    assert all(np.array_equal(model["params"][key], same_model["params"][key]) for key in model["params"])
+
+
+def test_diverged_run_is_raised_or_recorded_at_chance(raw):
+    config, data = settings.config(**QUICK | {"eta_max": 1e6}), training.split(raw, 200, 50)
+    with pytest.raises(FloatingPointError, match="training diverged"):
+        training.run(config, 0, data)
+    for test in (True, False):
+        result, model = training.run(config, 0, data, test=test, may_diverge=True)
+        assert (
+            model is None and result["history"] == {} and result["diverged"].startswith("training diverged: the loss of update")
+        )
+        assert result["val_accuracy"] == result.get("test_accuracy", 1 / 3) == 1 / 3 and ("test_accuracy" in result) == test
