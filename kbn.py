@@ -102,8 +102,8 @@ def forward(X, params, stats=None, *, bn="before", eps=EPS, masks=None):
         bn = "off"
     elif bn == "off":
         raise ValueError("bn is 'off', but params hold gamma1")
-    if not eps >= 0:
-        raise ValueError(f"eps must be a number >= 0, not {eps!r}")
+    if not 0 <= eps <= HUGE:
+        raise ValueError(f"eps must be a number from 0 to {HUGE:g}, not {eps!r}")
     k = n_layers(params)
     cache = {"X0": X, "bn": bn, "eps": float(eps), "masks": masks, "average": ones_n(X) / X.shape[1]}
     for l in range(1, k):
@@ -237,6 +237,8 @@ def cross_entropy(Y, logP):
 
 def penalty(params, lam):
     """Return lam times the sum of ||W_l||^2, the second term of A3 (20)."""
+    if lam == 0:
+        return 0.0  # also if a weight's square overflows
     weights = (params[f"W{l}"].ravel() for l in range(1, n_layers(params) + 1))
     return lam * sum(w @ w for w in weights)
 
@@ -270,10 +272,15 @@ def accuracy(X, y, params, stats, *, bn="before", eps=EPS, net=MLP):
 def evaluate(X, y, params, stats, lam=0.0, *, bn="before", eps=EPS, net=MLP):
     """Predict X (d, n) and compare with y (n,). stats is {} without BN.
 
-    Returns {"cost", "loss", "accuracy"}. Raises ValueError if BN lacks its stats.
+    Returns {"cost", "loss", "accuracy"}. Raises ValueError if BN lacks its stats, and for impossible X or y, see prepare.
     """
     if stats is None or not {f"mu{l}" for l in bn_layers(params)} <= stats.keys():
         raise ValueError("prediction needs the moving averages that minibatch_gd returns as stats ({} without BN)")
+    return evaluate_prepared(*prepare(X, y, params, "evaluated", net), params, stats, lam, bn=bn, eps=eps, net=net)
+
+
+def evaluate_prepared(X, y, params, stats, lam, *, bn, eps, net):
+    """Return what evaluate returns, for data that prepare has checked."""
     n, loss, correct = len(y), 0.0, 0
     for i in range(0, n, net.chunk):
         y_i = y[i:i + net.chunk]
@@ -364,7 +371,7 @@ def minibatch_gd(train, val, params, hp, rng, *, etas=None, net=MLP, callback=No
             batch = order[i * n_batch:(i + 1) * n_batch]
             eta, Y_batch = etas[state["t"]], Y[:, batch]
             masks = net.dropout_masks(params, n_batch, hp["keep"], rng) if hp["keep"] < 1 else None
-            P, cache = net.forward(X[:, batch], params, **place, masks=masks)
+            P, cache = net.forward(X.T[batch].T, params, **place, masks=masks)
             loss = float(net.loss(Y_batch, cache))
             check_loss(loss, f"of update {state['t']}", eta)
             record(history["update"], loss=loss, cost=loss + float(penalty(params, hp["lam"])),
@@ -375,7 +382,7 @@ def minibatch_gd(train, val, params, hp, rng, *, etas=None, net=MLP, callback=No
             state["t"] += 1
         scores = {"t": state["t"]}
         for part, data in (("train", (X, y)), ("val", (X_val, y_val))):
-            now = evaluate(*data, params, stats, hp["lam"], **place, net=net)
+            now = evaluate_prepared(*data, params, stats, hp["lam"], **place, net=net)
             scores |= {f"{part}_{name}": value for name, value in now.items()}
         record(history["epoch"], **scores)
         check_loss(scores["train_loss"], f"after update {state['t'] - 1}", eta)
@@ -428,20 +435,26 @@ def complete_hp(hp):
     return hp
 
 
+@np.errstate(all="ignore")
 def prepare(X, y, params, what, net=MLP):
     """Return X (d, n) in the precision of params and in Fortran order, copied only if necessary, and y (n,).
 
-    what is "training" or "validation". Raises ValueError for shapes that do not fit, labels outside 0..K-1, nan and inf.
+    what is "training" or "validation", say. Raises ValueError for shapes that do not fit, labels that are not integers in
+    0..K-1, complex numbers, nan, inf, and numbers beyond the precision of params.
     """
     d, K = net.d(params), len(params[f"b{n_layers(params)}"])
     if X.ndim != 2 or X.shape[0] != d or y.shape != X.shape[1:] or not len(y):
         raise ValueError(f"{what} X {X.shape} and y {y.shape} must be ({d}, n) and (n,)")
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= K:
         raise ValueError(f"{what} labels must be integers in 0..{K - 1}, not {y.dtype} in {y.min()}..{y.max()}")
-    bad = np.flatnonzero(~np.isfinite(X.sum(axis=0)))
+    if X.dtype.kind not in "buif":
+        raise ValueError(f"{what} X must hold real numbers, not {X.dtype}")
+    X = X.astype(params["W1"].dtype, order="F", copy=False)
+    suspects = np.flatnonzero(~np.isfinite(X.sum(axis=0)))          # a sum of large numbers may overflow
+    bad = suspects[~np.isfinite(X[:, suspects]).all(axis=0)]
     if len(bad):
-        raise ValueError(f"{what} X has nan or inf in {len(bad)} of its {len(y)} examples, the first is column {bad[0]}")
-    return X.astype(params["W1"].dtype, order="F", copy=False), y
+        raise ValueError(f"{what} X has nan or inf in {X.dtype} in {len(bad)} of its {len(y)} examples, the first is column {bad[0]}")
+    return X, y
 
 
 def check_loss(loss, when, eta):

@@ -150,7 +150,7 @@ def kbn_steps(task, steps, clock=time.perf_counter):
 
     net = SimpleNamespace(**vars(task.net) | {"forward": forward})
     train, val, etas = (task.X, task.y), (task.X[:, :1], task.y[:1]), [task.hp["eta_max"]] * (steps + 1)
-    with patch.object(kbn, "evaluate", return_value={"loss": 0.0}):
+    with patch.object(kbn, "evaluate_prepared", return_value={"loss": 0.0}):
         _, _, history = kbn.minibatch_gd(train, val, task.params, task.hp, np.random.default_rng(1), etas=etas, net=net)
     return np.diff(readings, axis=0), history["update"]["loss"]
 

@@ -34,7 +34,8 @@ def cluster(request, tmp_path):
     """
     folder = tmp_path / "dask"
     folder.mkdir()
-    file, processes = folder / "scheduler.json", [start_dask("scheduler", folder, "--port", "0", **getattr(request, "param", {}))]
+    file = folder / "scheduler.json"
+    processes = [start_dask("scheduler", folder, "--port", "0", **getattr(request, "param", {}))]
 
     def worker(**env):
         processes.append(start_dask("worker", folder, "--no-nanny", "--nthreads", "1", "--local-directory", str(folder), **env))
@@ -101,7 +102,8 @@ def test_run_that_diverges_on_a_worker_is_trained_once(cluster, tmp_path):
             file.write(f"by {os.getpid()}\n")
         raise FloatingPointError("training diverged")
 
-    with pytest.raises(FloatingPointError, match="diverged"), workers.workers(options(tmp_path, "--cluster", address)) as parallel:
+    opts = options(tmp_path, "--cluster", address)
+    with pytest.raises(FloatingPointError, match="diverged"), workers.workers(opts) as parallel:
         list(parallel([joblib.delayed(diverge)()]))
     assert (tmp_path / "trained").read_text() == f"by {processes[-1].pid}\n"
 
@@ -137,23 +139,16 @@ def test_worker_refuses_other_data_code_or_numpy(part, raw, tmp_path):
         workers.work(key, tmp_path / "run.json", ("shapes", None, True, 1000, 500, "each"), False)
 
 
-def test_cluster_without_workers_or_scheduler_is_one_line(cluster, tmp_path, monkeypatch):
+def test_cluster_that_does_not_answer_or_has_no_worker_is_one_line(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "CLUSTER_TIMEOUT", 2)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        for address in (cluster[0], f"tcp://127.0.0.1:{nobody.getsockname()[1]}"):
-            with pytest.raises(UserError, match=f"no cluster with a worker for this project at {address}") as error:
-                with workers.workers(options(tmp_path, "--cluster", address)):
-                    pass
+        silent = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+        for address in (cluster[0], silent, "nonsense", "http://127.0.0.1:1", "tcp://127.0.0.1:notaport"):
+            opts = options(tmp_path, "--cluster", address)
+            with pytest.raises(UserError, match=f"no cluster with a worker .* at {address}") as error, workers.workers(opts):
+                pass
             assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:1", "tcp://127.0.0.1:notaport"])
-def test_impossible_address_is_one_line(address, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "CLUSTER_TIMEOUT", 2)
-    with pytest.raises(UserError, match=address) as error, workers.workers(options(tmp_path, "--cluster", address)):
-        pass
-    assert "\n" not in str(error.value)
 
 
 def test_without_dask_the_message_says_how_to_install_it(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from lab import tables
 
 ROWS = [{"network": "a & b_1", "test": (51.0, 1.41421, 2), "note": "~52 %", "lambda": 0.00123456},
-        {"network": "9-layer", "test": (10.0, np.nan, 1), "note": "", "lambda": 1e-7}]  # fmt: skip
+        {"network": "9-layer", "test": (10.0, np.nan, 1), "note": ">", "lambda": 1e-7}]  # fmt: skip
 
 
 def test_write_replaces_the_whole_file_or_leaves_it(tmp_path, monkeypatch):
@@ -45,18 +45,28 @@ def test_summary_is_the_mean_and_the_deviation_divided_by_n_minus_1():
     assert (mean, n) == (3, 1) and np.isnan(sd)
 
 
+def test_gain_is_the_mean_of_the_differences_of_equal_seeds_with_its_t_interval():
+    before, after = ([{"seed": seed, "test_accuracy": x} for seed, x in runs] for runs in (
+        [(0, 0.5), (1, 0.6), (2, 0.7)], [(2, 0.73), (0, 0.51), (1, 0.62), (9, 1.0)]))  # fmt: skip
+    assert tables.gain(before, after) == "+2.00 [-0.48, +4.48] (3)"  # 4.303 / sqrt(3) = 2.484
+    assert tables.gain(before[:1], after) == "+1.00 (1)"
+
+
 def test_table_is_written_in_three_formats_with_full_precision_in_the_csv(tmp_path):
     markdown = tables.write_table(tmp_path / "x", ROWS)
-    assert markdown == (tmp_path / "x.md").read_text(encoding="utf-8") == (
+    assert markdown == (
         "| network | test             | note  | lambda   |\n|---------|------------------|-------|----------|\n"
-        "| a & b_1 | 51.00 ± 1.41 (2) | ~52 % | 0.001235 |\n| 9-layer | 10.00 (1)        |       | 1e-07    |\n"
+        "| a & b_1 | 51.00 ± 1.41 (2) | ~52 % | 0.001235 |\n| 9-layer | 10.00 (1)        | >     | 1e-07    |\n"
     )
+    assert (tmp_path / "x.md").read_text(encoding="utf-8") == markdown
     with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
-        first, second = csv.DictReader(file)
-    assert first == {"network": "a & b_1", "test": "51.0", "test_sd": "1.41421", "test_n": "2", "note": "~52 %", "lambda": "0.00123456"}
-    assert (second["test"], second["test_sd"], second["test_n"]) == ("10.0", "nan", "1")
+        assert list(csv.reader(file)) == [
+            ["network", "test", "test_sd", "test_n", "note", "lambda"],
+            ["a & b_1", "51.0", "1.41421", "2", "~52 %", "0.00123456"],
+            ["9-layer", "10.0", "nan", "1", ">", "1e-07"],
+        ]
     assert (tmp_path / "x.tex").read_text(encoding="utf-8") == (
         "\\begin{tabular}{llll}\n\\toprule\nnetwork & test & note & lambda \\\\\n\\midrule\n"
-        "a \\& b\\_1 & 51.00 $\\pm$ 1.41 (2) & $\\sim$52 \\% & 0.001235 \\\\\n9-layer & 10.00 (1) &  & 1e-07 \\\\\n"
+        "a \\& b\\_1 & 51.00 $\\pm$ 1.41 (2) & $\\sim$52 \\% & 0.001235 \\\\\n9-layer & 10.00 (1) & $>$ & 1e-07 \\\\\n"
         "\\bottomrule\n\\end{tabular}\n"
     )
