@@ -187,7 +187,7 @@ CALLS = {  # function: most lines, what it is called with
     "forward": (120, lambda: (X, PARAMS)),
     "backward": (120, lambda: (Y, PARAMS, kbn.forward(X, PARAMS)[1], 0.1)),
     "batch_norm_backpass": (120, lambda: (G, X, MU, V)),
-    "minibatch_gd": (310, lambda: ((X, LABELS), (X, LABELS), PARAMS, {"n_batch": 5, "n_s": 6}, np.random.default_rng(1))),
+    "minibatch_gd": (270, lambda: ((X, LABELS), (X, LABELS), PARAMS, {"n_batch": 5, "n_s": 6}, np.random.default_rng(1))),
 }
 
 
