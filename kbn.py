@@ -89,7 +89,7 @@ def forward(X, params, stats=None, *, bn="before", eps=EPS, masks=None):
     """Apply the network to the columns of X. A3 (1)-(4) without BN, (12)-(19) with it, (5)-(10) if stats are given.
 
     X (d, n); stats mu1, v1, ... (None: the means and variances of X itself, as in training). A net has BN if params hold
-    gamma1; bn says where it stands: "before" the ReLU (A3) or "after" it (Exercise 4).
+    gamma1; bn is its place: "before" the ReLU (A3) or "after" it (Exercise 4).
     masks mask1..mask{k-1} (m_l, n) are dropout's factors, see dropout_masks.
     Returns P (K, n) and the cache: X0..X{k-1} the input of each layer, A1.. the ReLU's output, S1.., Shat1.. what BN
     normalises and the result, mu1.., v1.. the mini-batch's statistics (if stats is None), P, logP.
@@ -243,7 +243,7 @@ def penalty(params, lam):
     return lam * sum(w @ w for w in weights)
 
 
-# What the functions below call of a network. Another network with the same functions can take its place.
+# The parts of a network that the functions below use. Another object with the same functions can take its place.
 MLP = SimpleNamespace(
     forward=forward,
     backward=backward,
@@ -322,7 +322,7 @@ def update_params(params, grads, memory, eta, momentum=0.0):
 
 
 def update_stats(stats, cache, alpha):
-    """Move the averages towards the mini-batch's means and variances, in place. The first ones start them. A3 (38), (39)."""
+    """Move the averages towards the mini-batch's means and variances, in place. The first mini-batch sets them. A3 (38), (39)."""
     if not stats:
         stats.update({key: cache[key].copy() for key in cache if key.startswith(("mu", "v"))})
     for key, average in stats.items():
@@ -398,7 +398,7 @@ def record(history, **values):
 
 
 def dataset_stats(X, params, *, bn="before", eps=EPS, net=MLP):
-    """Return stats made of the whole of X (d, n), the training set, instead of the moving averages; {} without BN.
+    """Return stats computed from all of X (d, n), the training set, instead of the moving averages; {} without BN.
 
     It works layer by layer, because what a layer sees depends on how those below it normalise.
     Source: the Fashion-MNIST homework, "entire dataset".
@@ -439,7 +439,7 @@ def complete_hp(hp):
 def prepare(X, y, params, what, net=MLP):
     """Return X (d, n) in the precision of params and in Fortran order, copied only if necessary, and y (n,).
 
-    what is "training" or "validation", say. Raises ValueError for shapes that do not fit, labels that are not integers in
+    what, such as "training", is a word for messages. Raises ValueError for shapes that do not fit, labels that are not integers in
     0..K-1, complex numbers, nan, inf, and numbers beyond the precision of params.
     """
     d, K = net.d(params), len(params[f"b{n_layers(params)}"])

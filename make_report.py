@@ -67,7 +67,7 @@ def main():
     report.parent.mkdir(exist_ok=True)
     if not report.exists():
         write(report, (HOME / "handin" / "report.typ").read_bytes())
-    pdf = report.with_suffix(".pdf")
+    pdf = report.with_name("report-published.pdf" if opts.published else "report.pdf")
     write(pdf, compile_report(report, results=results, figures=figures, gradcheck=gradcheck))
     print(pdf)
 

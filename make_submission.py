@@ -153,12 +153,14 @@ def main():
     opts = options.parse_args()
     if opts.list:
         print("\n".join(functions(read_sources(METHOD))))
-    elif opts.function:
+    elif opts.function is not None:
         print(function(opts.function), end="")
     else:
         path, text = opts.out or HOME / "submission" / "assignment3.py", submission()
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise UserError(f"{path} is not replaced, because it was changed; delete it, or name another file with --out")
+            raise UserError(
+                f"{path} is not replaced, because its content is not what this script writes now; delete it, or name another file with --out"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, text)
         print(path)

@@ -218,13 +218,13 @@ def forward(steps, X, params, stats=None, *, bn="before", eps=kbn.EPS, masks=Non
     """Apply the net to the columns of X (d, n). Called through build; arguments and results are those of kbn.forward.
 
     The cache holds scores (K, n), P, logP, the S, mu and v of each BN as in kbn, and what the layers leave for backward.
-    Raises ValueError for another bn than "before", since the specs say where BN stands.
+    Raises ValueError for any bn other than "before", since the specs give the place of BN.
     """
     d = math.prod(steps[0].shape)
     if X.ndim != 2 or len(X) != d:
         raise ValueError(f"X {X.shape} does not fit inputs of {steps[0].shape}: X must be ({d}, n)")
     if bn != "before":
-        raise ValueError(f"bn is {bn!r}, but the specs of a net say where its BN stands")
+        raise ValueError(f"bn is {bn!r}, but the specs of a net give the place of its BN")
     cache = {"layers": []}
     for step, out, left in walk(steps, X, params, stats, eps, masks):
         cache["layers"].append(left)

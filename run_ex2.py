@@ -1,10 +1,10 @@
 """Exercise 2: k-layer networks without batch normalization. (DD2424 Assignment 3)
 
-    python run_ex2.py              one seed, half a minute on 2 cores
+    python run_ex2.py              one seed, under a minute on 2 cores
     python run_ex2.py --seeds 5    the published table
 
-The 2-layer network of Assignment 2, trained on one batch of CIFAR-10, must give what it gave there; then the 3-, 6- and
-9-layer networks are trained in the default setting. Expect a test accuracy of about 53 % for 3 layers and 49 % for 9.
+The 2-layer network of Assignment 2, trained on one batch of CIFAR-10, and then the 3-, 6- and 9-layer networks in the
+default setting. Expect a test accuracy of about 53 % for 3 layers and 49 % for 9.
 """
 from functools import partial
 
@@ -32,7 +32,7 @@ def report(results, published):
 
 def figures(results):
     depths = {name: results[name] for name in ("3-layer", "6-layer", "9-layer")}
-    return {"ex2-depth": partial(plots.compared, "Networks of 3, 6 and 9 layers without BN", depths)}
+    return {"ex2-depth": partial(plots.compared, "Nets of 3, 6 and 9 layers without BN", depths)}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Exercise 3: batch normalization, and the search for lambda. (DD2424 Assignment 3) The main job.
 
-    python run_ex3.py              one seed, 4 minutes on 2 cores
+    python run_ex3.py              one seed, 4 to 8 minutes on 2 cores
     python run_ex3.py --seeds 5    the published tables
 
-The 3-, 6- and 9-layer networks with BN in the default setting, beside the same without it; a search for lambda on the
+The 3-, 6- and 9-layer networks with and without BN in the default setting; a search for lambda on the
 validation set, 10 draws from 1e-5 .. 1e-1 and twice 5 around the best so far, repeated for each seed; then 3 cycles with the
 best lambda. Expect no measurable gain from BN with 3 layers, 2 points with 6 and 3 points with 9.
 """

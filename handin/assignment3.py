@@ -6,12 +6,13 @@ Student id:
     python assignment3.py --data-dir DIR                 everything, in the order of the assignment, with one seed
     python assignment3.py --data-dir DIR --seeds 5       the same with the mean and standard deviation of five seeds
     python assignment3.py --data-dir DIR --exercise 2    one exercise: 1 (the gradient checks), 2, 3 or sensitivity
-    python assignment3.py --data-dir DIR --smoke         everything in seconds, on a small part of the data
+    python assignment3.py --data-dir DIR --smoke         everything in half a minute, on a small part of the data
     python assignment3.py --synthetic                    the same without CIFAR-10, on noisy patterns
 
 DIR is the folder with the six official batches of CIFAR-10 (python version), or the folder around it. The environment
 variable KBN_DATA_DIR may name it instead. The script prints the gradient checks and the accuracies, and writes the figures.
-One seed takes a quarter of an hour on one core and 2 GB of memory. Python 3.11, numpy and matplotlib are needed.
+One seed takes a quarter of an hour on one core and 2 GB of memory. Set OPENBLAS_NUM_THREADS=1 in the environment: on
+several threads the small matrices of these networks train several times slower. Python 3.11, numpy and matplotlib are needed.
 
 Source: kbn ({version}), MIT licence.
 

@@ -91,7 +91,7 @@ def provenance(about, paths, fingerprint, n_shared):
 
 
 def find(about, data_dir):
-    """The paths of the files of a dataset and their reader, of the first format that is complete. Downloads if need be."""
+    """The paths of the files of a dataset and their reader, of the first format that is complete. Downloads them if necessary."""
     named = data_dir or os.environ.get("KBN_DATA_DIR")
     cache = Path(pooch.os_cache("kbn"), about["folder"])
     for folder in [Path(named), Path(named, about["folder"])] if named else [cache]:
@@ -102,6 +102,8 @@ def find(about, data_dir):
         for files, paths, _ in found:
             if any(paths):
                 raise UserError(f"{folder}: {files[paths.index(None)]} is missing")
+    if named and not os.path.isdir(named):
+        raise UserError(f"there is no folder {named}, which --data-dir or KBN_DATA_DIR names")
     if named:
         raise UserError(f"{named} holds no {about['folder']} ({about['holds']})")
     download(about, cache)

@@ -42,6 +42,8 @@ def open_data(opts):
         fallback = data.FALLBACK[name]
         raw = data.load(fallback, small=opts.smoke)
         print(f"{error}\nSo everything below is on the built-in synthetic set '{fallback}', NOT on {name}.", file=sys.stderr)
+    if opts.smoke:
+        raw["title"], raw["files"] = f"{raw['title']}, smoke test", f"a small part: {raw['files']}"
     if raw["note"]:
         if opts.publish:
             raise UserError(f"these results are not published: {raw['note']}")
@@ -65,7 +67,8 @@ def train_all(train, raw, opts, path):
     try:
         return train(raw, opts)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("; the finished runs are kept, and the same command continues where it stopped") from None
+        again = "the same command without --fresh" if opts.fresh else "the same command"
+        raise KeyboardInterrupt(f"; the finished runs are kept, and {again} continues where it stopped") from None
 
 
 def published_results(name, results, opts):
@@ -81,7 +84,7 @@ def published_results(name, results, opts):
 def write_tables(named, results, opts, folder):
     """Write each of the named tables and print it, with the dataset's title and note above."""
     about = next(iter(results.values()))[0]["data"]
-    title = about["title"] + ", smoke test" * opts.smoke + f" ({about['note']})" * bool(about["note"])
+    title = about["title"] + f" ({about['note']})" * bool(about["note"])
     for name, rows in named.items():
         print(f"\n{title}; accuracies in %: mean ± sd (number of seeds)\n\n{tables.write_table(folder / name, rows)}", end="")
 
@@ -98,11 +101,17 @@ def draw_figures(named, opts, folder):
             print(os.path.relpath(path))
 
 
+def reported(row, results):
+    """Return what documents report for a row, {} unless its results are of its own config and of all official data."""
+    whole = results[0]["data"]["files"] in ("official", "same images in another order")
+    return row["reported"] if whole and results[0]["config"] == row["config"] else {}
+
+
 def accuracies(rows, results, published):
     """Return an accuracy table: for each of rows its validation and test accuracy, the published test accuracy if there is one,
     and what documents report for the row, if the results are of its own config and of official data."""
     settings = any(row["setting"] for row in rows)
-    reported = dict.fromkeys(document for row in rows for document in row["reported"])
+    documents = dict.fromkeys(document for row in rows for document in row["reported"])
     table = []
     for row in rows:
         mine = results[row["name"]]
@@ -110,7 +119,5 @@ def accuracies(rows, results, published):
         line |= {"validation": tables.percent(mine, "val_accuracy"), "test": tables.percent(mine, "test_accuracy")}
         if published:
             line["published test"] = tables.percent(published[row["name"]], "test_accuracy") if row["name"] in published else ""
-        official = not mine[0]["data"]["note"] and mine[0]["data"]["files"] != "synthetic"
-        comparable = official and mine[0]["config"] == row["config"]
-        table.append(line | {document: row["reported"].get(document, "") if comparable else "" for document in reported})
+        table.append(line | {document: reported(row, mine).get(document, "") for document in documents})
     return table

@@ -113,7 +113,7 @@ def read_idx(path, dims):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             content = file.read(size + 1)
         if not content.startswith(head) or len(content) != size:
-            raise ValueError("its head or its length is another")
+            raise ValueError("its header or its length is wrong")
         array = np.frombuffer(content, np.uint8, offset=len(head))
         if len(dims) > 1:
             return array.reshape(dims[0], -1).copy()

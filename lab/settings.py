@@ -14,7 +14,7 @@ import kbn
 HOME = Path(__file__).resolve().parents[1]
 FORMATS = ["png", "pdf", "svg"]
 
-# Everything that decides a run beside its seed. A net is given by its hidden widths, or by specs (see nets.py).
+# Everything that decides a run besides its seed. A net is given by its hidden widths, or by specs (see nets.py).
 DEFAULTS = {
     "hidden": [50, 50],
     "specs": None,
@@ -49,7 +49,8 @@ def config(**changes):
 
 def smoke(config):
     """The same configuration, cut down to seconds."""
-    return config | SMOKE | ({"n_epochs": 2} if config["n_epochs"] else {})
+    sizes = {name: min(size, config[name]) for name, size in SMOKE.items()}
+    return config | sizes | ({"n_epochs": 2} if config["n_epochs"] else {})
 
 
 def row(name, *, setting="", reported=None, **changes):
@@ -106,7 +107,7 @@ def options(doc, datasets, dataset="cifar10", argv=None):
     add("--data-dir", metavar="DIR", help="folder of the official files (default: $KBN_DATA_DIR, else one download)")
     add("--seeds", type=at_least_one, default=1, metavar="N", help="train every net with seeds 0 .. N-1 (default 1)")
     cores = joblib.cpu_count()
-    add("--jobs", type=at_least_one, default=cores, metavar="N", help=f"parallel runs (default: one a core, here {cores})")
+    add("--jobs", type=at_least_one, default=cores, metavar="N", help=f"parallel runs (default: one per core, here {cores})")
     add("--cluster", metavar="ADDRESS", help="train on a Dask cluster; the address of its scheduler, tcp://host:8786")
     add("--smoke", action="store_true", help="a quick trial of everything on little data, in folders of its own")
     add("--fresh", action="store_true", help="train again even if the result is already there")

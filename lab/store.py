@@ -190,6 +190,8 @@ def read_runs(path):
             raise ValueError
         return results
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing; run the driver without --figures first") from None
+        raise UserError(
+            f"{error.filename} is missing; run the driver without --figures first, or name the dataset of its results with --dataset"
+        ) from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(f"{runs} or {histories.name} is damaged ({type(error).__name__}); run the driver again") from None

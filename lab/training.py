@@ -73,7 +73,7 @@ def network(config, shape, K, rng):
 
 
 def hyper_parameters(config):
-    """Return the complete hp of a config. The specs of a net say themselves where its BN stands."""
+    """Return the complete hp of a config. The specs of a net give the place of its BN."""
     return kbn.complete_hp({name: config[name] for name in kbn.DEFAULTS if not (name == "bn" and config["specs"])})
 
 

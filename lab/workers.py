@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -57,7 +58,9 @@ def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
                 job["checkpoint"].unlink(missing_ok=True)
             with source_of(raw, part, opts) as source, workers(opts) as parallel:
                 calls = [joblib.delayed(work)(job["key"], job["path"], source, may_diverge) for job in tasks]
-                for path, result, model in parallel(calls):
+                with sigint_held_back():
+                    outcomes = parallel(calls)
+                for path, result, model in outcomes:
                     keep_result(left[path], result, model, raw, opts)
                     finished(left[path])
     about = {"data": about, "code": store.code_version()}
@@ -67,6 +70,19 @@ def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
         result = job["result"] or left[job["path"]]["result"]  # of the same run, if a run is asked for twice
         results.setdefault(job["row"], []).append(names | about | result)
     return results
+
+
+@contextlib.contextmanager
+def sigint_held_back():
+    """Hold Ctrl-C back for a moment, and for ever in the processes that start in it: workers leave it to the driver."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def division(config):
@@ -177,8 +193,8 @@ def workers(opts):
             yield joblib.Parallel(opts.jobs, return_as="generator_unordered", batch_size=1, temp_folder=tempfile.gettempdir(),
                                   **watched)  # fmt: skip
         except BrokenExecutor:
-            raise UserError("a worker process was killed, perhaps for lack of memory; the finished runs are kept. The same "
-                            "command continues; fewer --jobs need less memory") from None  # fmt: skip
+            raise UserError("a worker process was killed, perhaps for lack of memory; the finished runs are kept. Run "
+                            "the same command again to continue; fewer --jobs need less memory") from None  # fmt: skip
         return
     try:
         from distributed import CancelledError, Client, KilledWorker, as_completed

@@ -6,7 +6,7 @@
 Bytes of each copy are overwritten, left out, repeated or cut off: at the ends of the file, where most of what is not pixels
 is, or anywhere. A reader may read what is still in the right form, or refuse it in one line that names the file, by the error
 in its docstring or on stderr. It must raise nothing else, warn of nothing, and need at most 10 s and 4 GiB. Packed files are
-also damaged inside: their parts are damaged and packed again, with correct checksums. Writes results/published/fuzz.*.
+also damaged inside: their parts are damaged and packed again, with correct checksums. Writes results/fuzz.*.
 """
 
 import gzip
@@ -222,7 +222,7 @@ def main():
     rows.append(rows[0] | total | {key: sum(row[key] for row in rows) for key in ("copies", "read", "refused")})
     print(tables.markdown(rows), end="")
     if opts.share == 1 and not opts.only:
-        tables.write_table(HOME / "results" / "published" / "fuzz", rows)
+        tables.write_table(HOME / "results" / "fuzz", rows)
 
 
 if __name__ == "__main__":

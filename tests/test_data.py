@@ -275,7 +275,7 @@ def test_what_is_missing_is_named(cifar10, mnist, monkeypatch):
     assert refusal(data.load, "cifar10", mnist) == f"{mnist} {complaint}"
     monkeypatch.setenv("KBN_DATA_DIR", str(mnist))
     assert refusal(data.load, "cifar10") == f"{mnist} {complaint}"
-    assert refusal(data.load, "cifar10", "nowhere") == f"nowhere {complaint}"
+    assert refusal(data.load, "cifar10", "nowhere") == "there is no folder nowhere, which --data-dir or KBN_DATA_DIR names"
 
 
 def test_folder_or_file_that_cannot_be_opened_is_named(cifar10):

@@ -873,7 +873,7 @@ def test_build_refuses_the_shape_of_an_input(shape):
 def test_build_refuses_a_loss_and_training_refuses_what_the_specs_lack():
     with refused("loss must be 'softmax' or 'svm', not 'hinge'"):
         nets.build(CONV, CONV_SHAPE, "hinge")
-    with refused("bn is 'after', but the specs of a net say where its BN stands"):
+    with refused("bn is 'after', but the specs of a net give the place of its BN"):
         train(NETS["convolution"], bn="after")
     with refused(r"keep is 0.8, but the net has no \('dropout',\) layer"):
         train(spec_net(PLAIN, (1, 3, 5)), keep=0.8)
