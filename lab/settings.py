@@ -141,3 +141,5 @@ def run_main(main):
     except KeyboardInterrupt as error:
         print(f"\n{name}: interrupted{error}", file=sys.stderr)
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but Python's own end

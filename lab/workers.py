@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import platform
-import shutil
 import signal
 import tempfile
 import threading
@@ -58,7 +57,7 @@ def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
                 job["checkpoint"].unlink(missing_ok=True)
             with source_of(raw, part, opts) as source, workers(opts) as parallel:
                 calls = [joblib.delayed(work)(job["key"], job["path"], source, may_diverge) for job in tasks]
-                with sigint_held_back():
+                with sigint_ignored():
                     outcomes = parallel(calls)
                 for path, result, model in outcomes:
                     keep_result(left[path], result, model, raw, opts)
@@ -73,16 +72,13 @@ def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
 
 
 @contextlib.contextmanager
-def sigint_held_back():
-    """Hold Ctrl-C back for a moment, and for ever in the processes that start in it: workers leave it to the driver."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def sigint_ignored():
+    """Ignore Ctrl-C for a moment, and for ever in the processes that start in it: workers leave it to the driver."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
 
 
 def division(config):
@@ -107,8 +103,7 @@ def source_of(raw, division, opts):
             joblib.dump(training.split(raw, *division), Path(folder, "split"))
             yield joblib.load(Path(folder, "split"), mmap_mode="r")
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            resource_tracker.unregister(folder, "folder")
+            resource_tracker.maybe_unlink(folder, "folder")  # the tracker removes it
 
 
 def work(key, path, source, may_diverge):

@@ -104,7 +104,7 @@ def trained(monkeypatch):
         trained.append((config["lam"], seed) + ((state["t"],) if state else ()))
         params = {"W1": np.full((10, 3072), number, np.float32), "b1": np.zeros((10, 1), np.float32)}
         result = {"val_accuracy": config["lam"] / (1 + seed), "diverged": "", "duration_s": 1.0}
-        result |= {"history": dict.fromkeys(HISTORY, [number])} | ({"test_accuracy": 0.5} if test else {})
+        result |= {"history": dict.fromkeys(HISTORY, [number / 3])} | ({"test_accuracy": 0.5} if test else {})
         return result, {"params": params, "stats": {}, "hp": {"bn": "off"}}
 
     monkeypatch.setattr(training, "run", run)
@@ -132,7 +132,7 @@ def test_results_and_models_belong_to_their_runs_in_the_order_of_the_runs(raw, t
         for seed, result in zip((1, 0), results[name], strict=True):
             about = {"row": name, "seed": seed, "config": settings.smoke(row["config"]), "data": store.data_of(raw)}
             assert about.items() <= result.items() and result["run"].startswith(f"{name.lower()}-seed{seed}-")
-            assert result["val_accuracy"] == lam / (1 + seed) and result["history"]["t"] == [round(lam + seed, 6)]
+            assert result["val_accuracy"] == lam / (1 + seed) and result["history"]["t"] == [float(f"{(lam + seed) / 3:.6g}")]
             assert result["code"] == store.code_version() and result["versions"] == store.versions()
             model = models.load(opts.store / "models" / f"{result['run']}.npz")
             assert model["params"]["W1"][0, 0] == np.float32(lam + seed) and model["classes"] == raw["classes"]
@@ -176,12 +176,13 @@ def test_fresh_trains_all_again_without_the_checkpoints(raw, tmp_path, trained):
     results = workers.train(rows, raw, options(tmp_path))
     path = next(tmp_path.rglob("lam-0.1-*.json"))
     for fresh in ([], ["--fresh"]):
-        store.write_checkpoint(path.with_suffix(".checkpoint"), json.loads(path.read_text())["key"], state, 0.0)
+        store.write_checkpoint(path.with_suffix(".checkpoint"), json.loads(path.read_text())["key"], state, 1.5)
         path.rename(path.with_suffix(".old"))
         del trained[:]
         workers.train(rows, raw, options(tmp_path, *fresh))
-        assert trained == ([(0.1, 0), (0.2, 0)] if fresh else [(0.1, 0, 5)])
-    assert workers.train(rows, raw, options(tmp_path)) == results and not list(tmp_path.rglob("*.checkpoint"))
+        assert trained == ([(0.1, 0), (0.2, 0)] if fresh else [(0.1, 0, 5)]) and not list(tmp_path.rglob("*.checkpoint"))
+        assert json.loads(path.read_text())["duration_s"] == (1.0 if fresh else 2.5)
+    assert workers.train(rows, raw, options(tmp_path)) == results
 
 
 def test_rows_of_the_same_name_are_refused_and_a_run_asked_for_twice_is_trained_once(raw, tmp_path, trained):
@@ -240,7 +241,7 @@ def updates_made(folder):
 
 
 def test_driver_stopped_at_random_moments_and_called_again_ends_bit_identical(undisturbed, tmp_path):
-    moments, drivers, ends, continued, temporary = random.Random(1), [], [], 0, tmp_path / "temporary"
+    moments, drivers, ends, temporary = random.Random(1), [], [], tmp_path / "temporary"
     temporary.mkdir()
     while len(ends) < 6:
         out, before, ended = tmp_path / str(len(ends)), {}, False
@@ -258,18 +259,15 @@ def test_driver_stopped_at_random_moments_and_called_again_ends_bit_identical(un
                 stop = os.killpg if kind == signal.SIGINT else os.kill  # Ctrl-C reaches the workers also
                 stop(driver.pid, kind)
                 _, stderr = driver.communicate(timeout=60)
-            assert "Traceback" not in stderr and "again" not in stderr
+            assert "again" not in stderr  # no result or checkpoint is found damaged
             now, ended = updates_made(out), driver.returncode == 0
-            continued += any(now[run] > before[run] for run in now.keys() & before.keys())
             before = now
             if not ended:
                 ends.append((kind, driver.returncode))
-            if driver.returncode == 130:
-                assert re.fullmatch(r"\s*small.py: interrupted(; the finished runs are kept, .*where it stopped)?\n", stderr)
-            else:  # a signal while Python ends has its usual effect
-                assert ended or driver.returncode == -kind and (stderr == "" or kind == signal.SIGKILL), stderr
+            # a signal while Python ends has its usual effect
+            assert ended or driver.returncode in (130, -kind), stderr
         assert_same(out, undisturbed)
-    assert continued and {(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 130)} <= set(ends)
+    assert {(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 130)} <= set(ends)
     assert not left(drivers, temporary)
 
 
