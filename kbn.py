@@ -10,7 +10,8 @@ cache   what forward leaves for backward
 hp      hyper-parameters, see HYPER_PARAMETERS
 
 All arrays keep the precision of params (float32 unless another is asked for). Complex numbers pass through forward, so
-that gradients can be checked by complex steps.
+that gradients can be checked by complex steps. Every function works on any arrays that speak numpy's protocols, such as
+CuPy's on a GPU, if all that it is given are such arrays; random numbers always come from numpy's generator.
 """
 from types import SimpleNamespace
 
@@ -31,18 +32,20 @@ HYPER_PARAMETERS = {  # name: (default, range or choices, meaning)
     "bn":       ("before", ("off", "before", "after"), "place of BN, relative to the ReLU"),
     "momentum": (0.0, (0, 1), "mu of gradient descent with momentum; 0 is plain gradient descent"),
     "keep":     (1.0, (1e-3, 1), "probability with which dropout keeps a hidden unit"),
+    "n_eval":   (5000, (1, HUGE), "number of training examples that the training curve is measured on"),
 }
 DEFAULTS = {name: default for name, (default, _, _) in HYPER_PARAMETERS.items()}
 
 
 # ---------------------------------------------------------------------------------------------------- the network
 
-def init_params(dims, rng, *, bn="off", sigma=None, dtype=np.float32):
-    """Draw the weights of a k-layer network; biases and beta are 0, gamma is 1. A3, Exercises 2 and 3.
+def init_params(dims, rng, *, bn="off", sigma=None, sigma_b=0.0, dtype=np.float32):
+    """Draw the weights of a k-layer network; beta is 0, gamma is 1. A3, Exercises 2 and 3.
 
     dims [d, m_1, ..., m_{k-1}, K], positive integers; rng a np.random.Generator; bn "off", "before" or "after".
     sigma is the standard deviation of the weights: None for He's sqrt(2 / m_{l-1}), "xavier" for 1 / sqrt(m_{l-1}), or
-    one number for all layers. Returns params. Raises ValueError for an impossible width, sigma or bn.
+    one number for all layers. sigma_b is that of the biases.
+    Returns params. Raises ValueError for an impossible width, sigma or bn.
     """
     if len(dims) < 2 or not all(isinstance(m, (int, np.integer)) and m > 0 for m in dims):
         raise ValueError(f"dims must be at least [d, K], all positive integers, not {list(dims)}")
@@ -50,7 +53,7 @@ def init_params(dims, rng, *, bn="off", sigma=None, dtype=np.float32):
     params = {}
     for l, (m_in, m) in enumerate(zip(dims[:-1], dims[1:]), start=1):
         params[f"W{l}"] = draw_weights((m, m_in), rng, sigma, dtype)
-        params[f"b{l}"] = np.zeros((m, 1), dtype)
+        params[f"b{l}"] = draw_weights((m, 1), rng, sigma_b, dtype) if sigma_b else np.zeros((m, 1), dtype)
         if bn != "off" and l < len(dims) - 1:
             params[f"gamma{l}"] = np.ones((m, 1), dtype)
             params[f"beta{l}"] = np.zeros((m, 1), dtype)
@@ -88,11 +91,12 @@ def ones_n(A):
 def forward(X, params, stats=None, *, bn="before", eps=EPS, masks=None):
     """Apply the network to the columns of X. A3 (1)-(4) without BN, (12)-(19) with it, (5)-(10) if stats are given.
 
-    X (d, n); stats mu1, v1, ... (None: the means and variances of X itself, as in training). A net has BN if params hold
-    gamma1; bn is its place: "before" the ReLU (A3) or "after" it (Exercise 4).
+    X (d, n). A net has BN if params hold gamma1; bn is its place: "before" the ReLU (A3) or "after" it (Exercise 4).
+    stats None: training; BN normalises with the means and variances of X itself. Otherwise prediction with mu1, v1, ... of
+    stats ({} without BN); a layer whose mu is None is measured on X as in training.
     masks mask1..mask{k-1} (m_l, n) are dropout's factors, see dropout_masks.
-    Returns P (K, n) and the cache: X0..X{k-1} the input of each layer, A1.. the ReLU's output, S1.., Shat1.. what BN
-    normalises and the result, mu1.., v1.. the mini-batch's statistics (if stats is None), P, logP.
+    Returns P (K, n) and the cache: P, logP, and what was measured, mu1.., v1... In training also X0..X{k-1} the input of
+    each layer, A1.. the ReLU's output, S1.., Shat1.. what BN normalises and the result.
     Raises ValueError if shapes do not fit, or for an impossible bn or eps.
     """
     if X.ndim != 2 or X.shape[0] != params["W1"].shape[1]:
@@ -104,19 +108,23 @@ def forward(X, params, stats=None, *, bn="before", eps=EPS, masks=None):
         raise ValueError("bn is 'off', but params hold gamma1")
     if not 0 <= eps <= HUGE:
         raise ValueError(f"eps must be a number from 0 to {HUGE:g}, not {eps!r}")
-    k = n_layers(params)
-    cache = {"X0": X, "bn": bn, "eps": float(eps), "masks": masks, "average": ones_n(X) / X.shape[1]}
+    k, cache = n_layers(params), {"bn": bn, "eps": float(eps)}
+    if bn != "off":
+        cache["average"] = ones_n(X) / X.shape[1]
+    if stats is None:
+        cache |= {"X0": X, "masks": masks}
     for l in range(1, k):
         S = params[f"W{l}"] @ X
         S += params[f"b{l}"]                                        # (1), (5), (12)
         if bn == "before":
             S = bn_forward(l, S, params, stats, cache)              # (13)-(16), or (6), (7)
-        cache[f"A{l}"] = X = np.maximum(S, 0, out=S)                # (2), (8), (17)
+        A = X = np.maximum(S, 0, out=S)                             # (2), (8), (17)
         if bn == "after":
-            X = bn_forward(l, X, params, stats, cache)
+            X = bn_forward(l, A, params, stats, cache)
         if masks is not None:
             X = X * masks[f"mask{l}"]
-        cache[f"X{l}"] = X
+        if stats is None:
+            cache[f"A{l}"], cache[f"X{l}"] = A, X
     S = params[f"W{k}"] @ X
     S += params[f"b{k}"]                                            # (3), (9), (18)
     cache["P"], cache["logP"] = softmax(S)                          # (4), (10), (19)
@@ -138,16 +146,31 @@ def softmax(S):
 
 def bn_forward(l, S, params, stats, cache):
     """Apply the BN of layer l to S (m, n). Returns the result (m, n); cache gets what bn_backward needs. A3 (13)-(16)."""
-    if stats is None:
-        mu = cache[f"mu{l}"] = S @ cache["average"]                 # (13)
-        v = cache[f"v{l}"] = (S - mu) ** 2 @ cache["average"]       # (14)
+    if stats is None or stats[f"mu{l}"] is None:
+        S_hat, cache[f"mu{l}"], cache[f"v{l}"] = normalize_by_own(S, cache["average"], cache["eps"])
     else:
-        mu, v = stats[f"mu{l}"], stats[f"v{l}"]
-    S_hat = batch_normalize(S, mu, v, cache["eps"])                 # (6), (15)
-    cache[f"S{l}"], cache[f"Shat{l}"] = S, S_hat
+        S_hat = batch_normalize(S, stats[f"mu{l}"], stats[f"v{l}"], cache["eps"])  # (6)
+    if stats is None:
+        cache[f"S{l}"], cache[f"Shat{l}"] = S, S_hat
     S_tilde = params[f"gamma{l}"] * S_hat
     S_tilde += params[f"beta{l}"]                                   # (7), (16)
     return S_tilde
+
+
+def normalize_by_own(S, average, eps=EPS):
+    """Return S (m, n) normalised by its own mean and variance, and these, both (m, 1). A3 (13)-(15).
+
+    average (n, 1) is 1_n / n. The mean is looked at twice, since the rounding error of the first look would become the
+    variance of a row that hardly varies.
+    """
+    mu = S @ average                                                # (13)
+    D = S - mu
+    error = D @ average
+    mu += error
+    D -= error
+    v = D**2 @ average                                              # (14)
+    D *= (v + eps) ** -0.5                                          # (15)
+    return D, mu, v
 
 
 def batch_normalize(S, mu, v, eps=EPS):
@@ -159,30 +182,46 @@ def batch_normalize(S, mu, v, eps=EPS):
 
 def dropout_masks(params, n, keep, rng):
     """Draw mask1..mask{k-1} (m_l, n), one for each hidden layer, see draw_mask."""
-    hidden = {l: params[f"b{l}"] for l in range(1, n_layers(params))}
-    return {f"mask{l}": draw_mask((len(b), n), keep, rng, b.dtype) for l, b in hidden.items()}
+    biases = {l: params[f"b{l}"] for l in range(1, n_layers(params))}
+    return {f"mask{l}": draw_mask((len(b), n), keep, rng, b) for l, b in biases.items()}
 
 
-def draw_mask(shape, keep, rng, dtype):
-    """Draw 1 / keep with probability keep, else 0, so that the expectation of what it multiplies does not change."""
-    return (rng.random(shape) < keep).astype(dtype) / float(keep)
+def draw_mask(shape, keep, rng, like):
+    """Draw 1 / keep with probability keep, else 0, so that the expectation of what it multiplies does not change.
+
+    Returns an array of this shape, of the dtype and the library of the array like.
+    """
+    return np.asarray((rng.random(shape) < keep).astype(like.dtype) / float(keep), like=like)
 
 
 # -------------------------------------------------------------------------------------------------- the gradients
 
-def backward(Y, params, cache, lam):
+def l2(W, lam):
+    """Return lam ||W||^2, the term of one weight matrix in A3 (20)."""
+    return lam * (W.ravel() @ W.ravel()) if lam else 0.0  # 0 also if a weight's square overflows
+
+
+def l2_gradient(W, lam):
+    """Return the gradient of l2, the second term of A3 (22)."""
+    return 2 * lam * W
+
+
+L2 = SimpleNamespace(value=l2, gradient=l2_gradient)  # another such pair can take its place as the penalty
+
+
+def backward(Y, params, cache, lam, *, penalty=L2):
     """Return grads, the gradient of the cost (20) for the mini-batch that forward has just seen. A3 (21)-(30).
 
-    Y (K, n) one-hot; cache from forward without stats; lam the weight of the L2 penalty.
+    Y (K, n) one-hot; cache from forward without stats; lam the weight of the penalty.
     The equations divide every sum by n. Here G is divided once, at the start.
     Raises ValueError if Y does not fit, or if the cache is one of prediction.
     """
-    k, P, bn, masks = n_layers(params), cache["P"], cache["bn"], cache["masks"]
+    k, P, bn = n_layers(params), cache["P"], cache["bn"]
     if Y.shape != P.shape:
         raise ValueError(f"Y {Y.shape} does not fit the network's output {P.shape}")
-    if bn != "off" and "mu1" not in cache:
-        raise ValueError("backward needs the mini-batch's own statistics: call forward without stats")
-    one, lam, grads = ones_n(P), float(lam), {}
+    if "X0" not in cache:
+        raise ValueError("backward needs the cache of training: call forward without stats")
+    one, lam, masks, grads = ones_n(P), float(lam), cache["masks"], {}
     G = (P - Y) / Y.shape[1]                                        # (21)
     for l in range(k, 0, -1):
         if l < k:
@@ -195,17 +234,30 @@ def backward(Y, params, cache, lam):
             if bn == "before":
                 G = bn_backward(l, G, one, params, cache, grads)    # (25)-(27)
         grads[f"W{l}"] = G @ cache[f"X{l - 1}"].T
-        grads[f"W{l}"] += 2 * lam * params[f"W{l}"]
+        grads[f"W{l}"] += penalty.gradient(params[f"W{l}"], lam)
         grads[f"b{l}"] = G @ one                                    # (22), (28)
     return grads
 
 
 def bn_backward(l, G, one, params, cache, grads):
-    """Propagate G (m, n) back through the BN of layer l; grads gets gamma's and beta's. Returns dJ/dS (m, n). G is changed."""
-    grads[f"gamma{l}"] = G * cache[f"Shat{l}"] @ one
-    grads[f"beta{l}"] = G @ one                                     # (25)
-    G *= params[f"gamma{l}"]                                        # (26)
-    return batch_norm_backpass(G, cache[f"S{l}"], cache[f"mu{l}"], cache[f"v{l}"], cache["eps"])  # (27)
+    """Propagate G (m, n) back through the BN of layer l; grads gets gamma's and beta's. Returns dJ/dS (m, n)."""
+    G, grads[f"gamma{l}"], grads[f"beta{l}"] = bn_gradients(
+        G, one, cache[f"Shat{l}"], params[f"gamma{l}"], cache[f"v{l}"], cache["eps"])
+    return G
+
+
+def bn_gradients(G, one, S_hat, gamma, v, eps):
+    """Return dJ/dS (m, n), grad_gamma and grad_beta (m, 1) for G (m, n) = dJ/dS_tilde; one is 1_n. A3 (25)-(37) at once.
+
+    It equals batch_norm_backpass(G gamma, S, mu, v, eps): with G1 = G gamma sigma1 and S_hat = D sigma1, (37) is
+    G1 - mean(G1) - S_hat mean(G1 S_hat), and these two means are gamma sigma1 / n times the sums of (25).
+    """
+    grad_gamma, grad_beta = G * S_hat @ one, G @ one                # (25)
+    G_S = S_hat * (grad_gamma / -len(one))
+    G_S -= grad_beta / len(one)
+    G_S += G
+    G_S *= gamma * (v + eps) ** -0.5
+    return G_S, grad_gamma, grad_beta
 
 
 def batch_norm_backpass(G, S, mu, v, eps=EPS):
@@ -227,7 +279,7 @@ def batch_norm_backpass(G, S, mu, v, eps=EPS):
 
 def one_hot(y, K, dtype=np.float32):
     """Return labels y (n,) in 0..K-1 as the columns of Y (K, n)."""
-    return (np.arange(K)[:, None] == y).astype(dtype)
+    return (np.arange(K, like=y)[:, None] == y).astype(dtype)
 
 
 def cross_entropy(Y, logP):
@@ -235,12 +287,9 @@ def cross_entropy(Y, logP):
     return -(Y * logP).sum() / Y.shape[1]
 
 
-def penalty(params, lam):
-    """Return lam times the sum of ||W_l||^2, the second term of A3 (20)."""
-    if lam == 0:
-        return 0.0  # also if a weight's square overflows
-    weights = (params[f"W{l}"].ravel() for l in range(1, n_layers(params) + 1))
-    return lam * sum(w @ w for w in weights)
+def total_penalty(params, lam, penalty=L2):
+    """Return the sum of the penalty over all weight matrices, the second term of A3 (20)."""
+    return sum(penalty.value(params[f"W{l}"], lam) for l in range(1, n_layers(params) + 1))
 
 
 # The parts of a network that the functions below use. Another object with the same functions can take its place.
@@ -254,14 +303,14 @@ MLP = SimpleNamespace(
 )
 
 
-def compute_cost(X, Y, params, lam, stats=None, *, bn="before", eps=EPS, masks=None, net=MLP):
+def compute_cost(X, Y, params, lam, stats=None, *, bn="before", eps=EPS, masks=None, net=MLP, penalty=L2):
     """Return the cost J (20) and the loss (its first term) on X (d, n), Y (K, n). The other arguments: see forward.
 
     If stats is None, BN uses the means and variances of X itself, as a gradient check must.
     """
     _, cache = net.forward(X, params, stats, bn=bn, eps=eps, masks=masks)
     loss = net.loss(Y, cache)
-    return loss + penalty(params, lam), loss
+    return loss + total_penalty(params, lam, penalty), loss
 
 
 def accuracy(X, y, params, stats, *, bn="before", eps=EPS, net=MLP):
@@ -269,25 +318,31 @@ def accuracy(X, y, params, stats, *, bn="before", eps=EPS, net=MLP):
     return evaluate(X, y, params, stats, bn=bn, eps=eps, net=net)["accuracy"]
 
 
-def evaluate(X, y, params, stats, lam=0.0, *, bn="before", eps=EPS, net=MLP):
+def evaluate(X, y, params, stats, lam=0.0, *, bn="before", eps=EPS, net=MLP, penalty=L2):
     """Predict X (d, n) and compare with y (n,). stats is {} without BN.
 
     Returns {"cost", "loss", "accuracy"}. Raises ValueError if BN lacks its stats, and for impossible X or y, see prepare.
     """
     if stats is None or not {f"mu{l}" for l in bn_layers(params)} <= stats.keys():
         raise ValueError("prediction needs the moving averages that minibatch_gd returns as stats ({} without BN)")
-    return evaluate_prepared(*prepare(X, y, params, "evaluated", net), params, stats, lam, bn=bn, eps=eps, net=net)
+    return evaluate_prepared(*prepare(X, y, params, "evaluated", net), params, stats, lam,
+                             bn=bn, eps=eps, net=net, penalty=penalty)
 
 
-def evaluate_prepared(X, y, params, stats, lam, *, bn, eps, net):
+def evaluate_prepared(X, y, params, stats, lam, *, bn, eps, net, penalty):
     """Return what evaluate returns, for data that prepare has checked."""
-    n, loss, correct = len(y), 0.0, 0
-    for i in range(0, n, net.chunk):
-        y_i = y[i:i + net.chunk]
-        P, cache = net.forward(X[:, i:i + net.chunk], params, stats, bn=bn, eps=eps)
-        loss += float(net.loss(one_hot(y_i, len(P), P.dtype), cache)) * len(y_i) / n
-        correct += int(np.count_nonzero(P.argmax(axis=0) == y_i))
-    return {"cost": loss + float(penalty(params, lam)), "loss": loss, "accuracy": correct / n}
+    losses, hits, parts = [], [], [slice(i, i + net.chunk) for i in range(0, len(y), net.chunk)]
+    for part in parts:
+        P, cache = net.forward(X[:, part], params, stats, bn=bn, eps=eps)
+        losses.append(net.loss(one_hot(y[part], len(P), P.dtype), cache))
+        hits.append((P.argmax(axis=0) == y[part]).sum())
+    loss = sum(loss * len(y[part]) for loss, part in zip(floats(losses), parts)) / len(y)
+    return {"cost": loss + float(total_penalty(params, lam, penalty)), "loss": loss, "accuracy": sum(floats(hits)) / len(y)}
+
+
+def floats(scalars):
+    """Return a list of Python's floats for a list of 0-dimensional arrays: one transfer from a GPU."""
+    return np.stack(scalars).astype(float).tolist()
 
 
 def bn_layers(params):
@@ -311,14 +366,17 @@ def update_params(params, grads, memory, eta, momentum=0.0):
 
     memory holds v and stays empty without momentum. Overwrites grads with eta grad.
     """
-    for key, param in params.items():
-        step = grads[key]
+    for key, step in grads.items():
         step *= eta
         if momentum:
-            memory[key] = momentum * memory.get(key, 0.0) - step
-            param += memory[key]
+            if key not in memory:
+                memory[key] = np.zeros_like(step)
+            v = memory[key]
+            v *= momentum
+            v -= step
+            params[key] += v
         else:
-            param -= step
+            params[key] -= step
 
 
 def update_stats(stats, cache, alpha):
@@ -330,21 +388,36 @@ def update_stats(stats, cache, alpha):
         average += (1 - alpha) * cache[key]
 
 
+def shuffle(n, rng):
+    """Return a random order of n training examples."""
+    return rng.permutation(n)
+
+
 @np.errstate(all="ignore")
-def minibatch_gd(train, val, params, hp, rng, *, etas=None, net=MLP, callback=None, state=None):
+def minibatch_gd(train, val, params, hp, rng, *, net=MLP, penalty=L2, etas=None, order=shuffle, jitter=None,
+                 update=update_params, observe=None, callback=None, state=None):
     """Train by mini-batch gradient descent with a cyclical learning rate. A3, Exercises 2 and 3.
 
     train, val: pairs X (d, n), y (n,). params: the start; it is not changed. hp: any of HYPER_PARAMETERS by name.
     rng: a np.random.Generator. It shuffles the training examples before every epoch; the first n // n_batch mini-batches
     of that order make the epoch.
-    etas: the learning rate of each update, in order, instead of the cyclical one.
-    net: MLP, or an object with the same functions for other layers (see nets.build).
-    callback(state), if given, is called after every epoch with the current t, params, stats, memory, history and rng.
-    state: such a state; training continues from it, and the result is bit-identical to an uninterrupted run.
-    Returns params, stats (the moving averages) and history, lists of floats:
-      history["update"]  loss, cost and accuracy of each mini-batch, before its update
-      history["epoch"]   after each epoch t (updates so far), train_cost, train_loss, train_accuracy, val_cost, val_loss
-                         and val_accuracy, all predicted with the moving averages
+    net: MLP, or an object with the same functions for other layers (see nets.build). penalty: L2, or another such pair.
+
+    What an experiment can change:
+      etas                                         the learning rate of each update, in order, instead of the cyclical one
+      order(n, rng)                                the order of the training examples in an epoch
+      jitter(X, rng)                               returns the mini-batch to train on; X (d, n_batch) is a copy
+      update(params, grads, memory, eta, momentum) the update rule; memory is a dict of arrays, {} at first
+      observe(t, params, grads, cache)             is called before each update
+      callback(state)                              is called after each epoch with t, params, stats, memory, history, rng
+      state                                        such a state; the result is bit-identical to an uninterrupted training
+
+    Returns params, stats (the moving averages) and history, dicts of floats and of lists of floats:
+      history["update"]  loss and accuracy of each mini-batch, before its update
+      history["epoch"]   after each epoch t (updates so far), largest_loss (of its mini-batches), train_cost, train_loss and
+                         train_accuracy of n_eval training examples (always the same), val_cost, val_loss, val_accuracy
+      history["final"]   train_cost, train_loss, train_accuracy of the whole training set at the end
+    Costs after an epoch are predicted with the moving averages.
     Raises ValueError for impossible data or hyper-parameters, FloatingPointError if the loss becomes nan or inf.
     """
     hp = complete_hp(hp)
@@ -364,54 +437,66 @@ def minibatch_gd(train, val, params, hp, rng, *, etas=None, net=MLP, callback=No
         rng.bit_generator.state = state["rng"]
     params, stats, memory, history = (state[name] for name in ("params", "stats", "memory", "history"))
     Y = one_hot(y, len(params[f"b{n_layers(params)}"]), X.dtype)
+    sample = slice(None) if hp["n_eval"] >= n else np.arange(hp["n_eval"], like=y) * n // hp["n_eval"]
+    parts = {"train": (X.T[sample].T, y[sample]), "val": (X_val, y_val)}
+
+    def scores(part, X, y):
+        found = evaluate_prepared(X, y, params, stats, hp["lam"], **place, net=net, penalty=penalty)
+        return {f"{part}_{name}": value for name, value in found.items()}
 
     while state["t"] < len(etas):
-        order = rng.permutation(n)
+        indices, losses, hits = np.asarray(order(n, rng), like=y), [], []
         for i in range(min(n // n_batch, len(etas) - state["t"])):
-            batch = order[i * n_batch:(i + 1) * n_batch]
-            eta, Y_batch = etas[state["t"]], Y[:, batch]
+            batch = indices[i * n_batch:(i + 1) * n_batch]
+            X_batch, Y_batch = X.T[batch].T, Y[:, batch]
+            if jitter:
+                X_batch = jitter(X_batch, rng)
             masks = net.dropout_masks(params, n_batch, hp["keep"], rng) if hp["keep"] < 1 else None
-            P, cache = net.forward(X.T[batch].T, params, **place, masks=masks)
-            loss = float(net.loss(Y_batch, cache))
-            check_loss(loss, f"of update {state['t']}", eta)
-            record(history["update"], loss=loss, cost=loss + float(penalty(params, hp["lam"])),
-                   accuracy=int(np.count_nonzero(P.argmax(axis=0) == y[batch])) / n_batch)
-            grads = net.backward(Y_batch, params, cache, hp["lam"])
-            update_params(params, grads, memory, eta, hp["momentum"])
+            P, cache = net.forward(X_batch, params, **place, masks=masks)
+            losses.append(net.loss(Y_batch, cache))
+            hits.append((P.argmax(axis=0) == y[batch]).sum())
+            grads = net.backward(Y_batch, params, cache, hp["lam"], penalty=penalty)
+            if observe:
+                observe(state["t"], params, grads, cache)
+            update(params, grads, memory, etas[state["t"]], hp["momentum"])
             update_stats(stats, cache, hp["alpha"])
             state["t"] += 1
-        scores = {"t": state["t"]}
-        for part, data in (("train", (X, y)), ("val", (X_val, y_val))):
-            now = evaluate_prepared(*data, params, stats, hp["lam"], **place, net=net)
-            scores |= {f"{part}_{name}": value for name, value in now.items()}
-        record(history["epoch"], **scores)
-        check_loss(scores["train_loss"], f"after update {state['t'] - 1}", eta)
+        losses = floats(losses)
+        check_losses(losses, state["t"] - len(losses), etas)
+        epoch = {"t": state["t"], "largest_loss": max(losses)}
+        for part, data in parts.items():
+            epoch |= scores(part, *data)
+        check_losses([epoch["train_loss"]], state["t"] - 1, etas, "after")
+        record(history["update"], loss=losses, accuracy=[hit / n_batch for hit in floats(hits)])
+        record(history["epoch"], **{name: [value] for name, value in epoch.items()})
         if callback:
             callback(state | {"rng": rng.bit_generator.state})
+    history["final"] = scores("train", X, y)
     return params, stats, history
 
 
-def record(history, **values):
-    """Append each value to the list of its name."""
-    for name, value in values.items():
-        history.setdefault(name, []).append(value)
+def record(history, **lists):
+    """Append the values of each list to the list of its name."""
+    for name, values in lists.items():
+        history.setdefault(name, []).extend(values)
 
 
 def dataset_stats(X, params, *, bn="before", eps=EPS, net=MLP):
     """Return stats computed from all of X (d, n), the training set, instead of the moving averages; {} without BN.
 
-    It works layer by layer, because what a layer sees depends on how those below it normalise.
+    It works layer by layer, because what a layer sees depends on how those below it normalise. The means and variances of
+    parts of X are merged: v is the mean of the parts' variances plus the variance of their means.
     Source: the Fashion-MNIST homework, "entire dataset".
     """
-    stats = {f"{name}{l}": np.ones_like(params[f"gamma{l}"]) for l in bn_layers(params) for name in ("mu", "v")}
+    stats = {f"{name}{l}": None for l in bn_layers(params) for name in ("mu", "v")}
+    parts = [X[:, i:i + net.chunk] for i in range(0, X.shape[1], net.chunk)]
     for l in bn_layers(params):
-        n = total = squares = 0
-        for i in range(0, X.shape[1], net.chunk):
-            _, cache = net.forward(X[:, i:i + net.chunk], params, stats, bn=bn, eps=eps)
-            S = cache[f"S{l}"].astype(np.float64)
-            n, total, squares = n + S.shape[1], total + S @ ones_n(S), squares + S**2 @ ones_n(S)
-        stats[f"mu{l}"][:] = total / n
-        stats[f"v{l}"][:] = np.maximum(squares / n - (total / n) ** 2, 0)
+        caches = [net.forward(part, params, stats, bn=bn, eps=eps)[1] for part in parts]
+        share = [part.shape[1] / X.shape[1] for part in parts]
+        mu = [cache[f"mu{l}"].astype(np.float64) for cache in caches]
+        mean = sum(s * m for s, m in zip(share, mu))
+        v = sum(s * (cache[f"v{l}"] + (m - mean) ** 2) for s, m, cache in zip(share, mu, caches))
+        stats[f"mu{l}"], stats[f"v{l}"] = (A.astype(params[f"gamma{l}"].dtype) for A in (mean, v))
     return stats
 
 
@@ -457,8 +542,9 @@ def prepare(X, y, params, what, net=MLP):
     return X, y
 
 
-def check_loss(loss, when, eta):
-    """Raise FloatingPointError if the loss is nan or inf."""
-    if not loss < np.inf:
-        raise FloatingPointError(f"training diverged: the loss {when} (eta {eta:.3g}) is {loss}; "
-                                 "try a smaller eta_max, or other initial weights")
+def check_losses(losses, t, etas, when="of"):
+    """Raise FloatingPointError if one of the losses, of (or after) updates t, t + 1, ..., is nan or inf."""
+    for t, loss in enumerate(losses, start=t):
+        if not loss < np.inf:
+            raise FloatingPointError(f"training diverged: the loss {when} update {t} (eta {etas[t]:.3g}) is {loss}; "
+                                     "try a smaller eta_max, or other initial weights")

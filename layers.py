@@ -111,9 +111,9 @@ def batch_norm_forward(S, gamma, beta, mu=None, v=None, eps=kbn.EPS):
     cache = {"S": S, "gamma": gamma, "eps": float(eps)}
     if mu is None:
         average = kbn.ones_n(S) / S.shape[1]
-        cache["mu"] = mu = S @ average                              # A3 (13)
-        cache["v"] = v = (S - mu) ** 2 @ average                    # A3 (14)
-    cache["S_hat"] = kbn.batch_normalize(S, mu, v, cache["eps"])    # A3 (15)
+        cache["S_hat"], cache["mu"], cache["v"] = kbn.normalize_by_own(S, average, cache["eps"])  # A3 (13)-(15)
+    else:
+        cache["S_hat"] = kbn.batch_normalize(S, mu, v, cache["eps"])  # A3 (6)
     out = gamma * cache["S_hat"]
     out += beta                                                     # A3 (16)
     return out, cache
@@ -123,19 +123,9 @@ def batch_norm_backward(G, cache):
     """Propagate G (m, n) = dJ/d out in closed form. C, Q2, BatchNorm Backward Alternative; A3 (25)-(27).
 
     Returns dJ/dS (m, n), grad_gamma, grad_beta (m, 1). Raises ValueError if the cache is one of prediction.
-    It equals kbn.batch_norm_backpass for G gamma. The sums over the mini-batch in (36) and (37) are then the gradients of
-    gamma and beta: dJ/dS = gamma / sqrt(v + eps) (G - (grad_beta + S_hat grad_gamma) / n).
     """
     check_own_statistics(cache)
-    one = kbn.ones_n(G)
-    n, S_hat = len(one), cache["S_hat"]
-    grad_gamma = G * S_hat @ one
-    grad_beta = G @ one                                             # A3 (25)
-    G_S = S_hat * (grad_gamma / -n)
-    G_S -= grad_beta / n
-    G_S += G
-    G_S *= cache["gamma"] * (cache["v"] + cache["eps"]) ** -0.5
-    return G_S, grad_gamma, grad_beta
+    return kbn.bn_gradients(G, kbn.ones_n(G), *(cache[name] for name in ("S_hat", "gamma", "v", "eps")))
 
 
 def batch_norm_backward_staged(G, cache):

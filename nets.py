@@ -197,14 +197,19 @@ def shapes_of(specs, shape):
             for name, own in step.kind.shapes(step.shape, *step.numbers)[1].items()}
 
 
-def init_params(specs, shape, rng, sigma=None, dtype=np.float32):
+def init_params(specs, shape, rng, *, sigma=None, sigma_b=0.0, dtype=np.float32):
     """Draw the weights of a net as kbn.init_params does; m_{l-1} of a filter is c kh kw.
 
     specs, shape: see build. Returns params. Raises ValueError as build does, and for an impossible sigma.
     """
-    return {name: kbn.draw_weights(own, rng, sigma, dtype) if name.startswith("W")
-            else np.full(own, name.startswith("gamma"), dtype)
-            for name, own in shapes_of(specs, shape).items() if not name.startswith(("mu", "v"))}
+    params = {}
+    for name, own in shapes_of(specs, shape).items():
+        kind = name.rstrip("0123456789")
+        if kind == "W" or kind == "b" and sigma_b:
+            params[name] = kbn.draw_weights(own, rng, sigma if kind == "W" else sigma_b, dtype)
+        elif kind not in ("mu", "v"):
+            params[name] = np.full(own, kind == "gamma", dtype)
+    return params
 
 
 def with_bn(specs, bn="before"):
@@ -225,11 +230,13 @@ def forward(steps, X, params, stats=None, *, bn="before", eps=kbn.EPS, masks=Non
         raise ValueError(f"X {X.shape} does not fit inputs of {steps[0].shape}: X must be ({d}, n)")
     if bn != "before":
         raise ValueError(f"bn is {bn!r}, but the specs of a net give the place of its BN")
-    cache = {"layers": []}
+    cache = {"layers": []} if stats is None else {}
     for step, out, left in walk(steps, X, params, stats, eps, masks):
-        cache["layers"].append(left)
+        if stats is None:
+            cache["layers"].append(left)
         if step.kind.stats:
-            cache |= {f"{name}{step.l}": left[name] for name in ("S", *step.kind.stats) if name in left}
+            names = step.kind.stats if stats else ("S", *step.kind.stats)
+            cache |= {f"{name}{step.l}": left[name] for name in names if name in left}
     cache["scores"] = out
     cache["P"], cache["logP"] = kbn.softmax(out)
     return cache["P"], cache
@@ -248,11 +255,13 @@ def walk(steps, X, params, stats=None, eps=kbn.EPS, masks=None):
         yield step, X, left
 
 
-def backward(steps, loss, Y, params, cache, lam):
-    """Return grads of the mean loss plus lam times the sum of all squared weights. Called through build, as kbn.backward is.
+def backward(steps, loss, Y, params, cache, lam, *, penalty=kbn.L2):
+    """Return grads of the mean loss plus the penalty. Called through build, as kbn.backward is.
 
-    Y (K, n) one-hot, cache from forward.
+    Y (K, n) one-hot, cache from forward without stats. Raises ValueError if the cache is one of prediction.
     """
+    if "layers" not in cache:
+        raise ValueError("backward needs the cache of training: call forward without stats")
     _, G = loss_and_gradient(loss, Y, cache)
     grads = {}
     first = next(i for i, step in enumerate(steps) if step.kind.params)  # nothing before it needs a gradient
@@ -262,7 +271,7 @@ def backward(steps, loss, Y, params, cache, lam):
         G, *own = kind.backward(G, cache["layers"][i], **skip)
         grads |= {f"{name}{l}": grad for name, grad in zip(kind.params, own)}
     for l in range(1, kbn.n_layers(params) + 1):
-        grads[f"W{l}"] += 2 * float(lam) * params[f"W{l}"]
+        grads[f"W{l}"] += penalty.gradient(params[f"W{l}"], float(lam))
     return grads
 
 
@@ -281,7 +290,7 @@ def dropout_masks(steps, params, n, keep, rng):
     shapes = {step.l: step.shape for step in steps if step.name == "dropout"}
     if not shapes:
         raise ValueError(f"keep is {keep:g}, but the net has no ('dropout',) layer")
-    masks = {l: kbn.draw_mask((*shape, n), keep, rng, params["W1"].dtype) for l, shape in shapes.items()}
+    masks = {l: kbn.draw_mask((*shape, n), keep, rng, params["W1"]) for l, shape in shapes.items()}
     return {f"mask{l}": np.moveaxis(mask, -1, 0) if mask.ndim == 4 else mask for l, mask in masks.items()}
 
 

@@ -20,9 +20,11 @@ DEFAULTS = {
     "specs": None,
     "loss": "softmax",     # "softmax" or "svm"; svm for nets of specs only
     "sigma": None,         # standard deviation of the initial weights: a number, None (He) or "xavier"
+    "sigma_b": 0.0,        # and of the initial biases
     "scale": "each",       # how pixels are standardised, see training.split
     "n_train": 45_000,
     "n_val": 5_000,
+    "split_seed": None,    # draws the images for training and validation; None: the first ones and those after them
     "decay": None,         # with n_epochs: eta_max times decay after each epoch, instead of the cyclical learning rate
     "n_epochs": None,
     "watched": 0,          # training examples whose scores are watched after each epoch

@@ -25,7 +25,7 @@ from lab.settings import HOME, UserError
 DECISIVE = ["kbn.py", "layers.py", "nets.py", "lab/training.py"]
 LARGEST = 2**24  # bytes of a result's file
 MEASURED = ["val_accuracy", "test_accuracy", "test_accuracy_dataset", "train_accuracy",
-            "train_loss", "val_loss", "train_cost", "val_cost"]  # fmt: skip
+            "train_loss", "val_loss", "train_cost", "val_cost", "largest_loss"]  # fmt: skip
 VERSIONS = ["python", "numpy", "machine", "blas"]
 COLUMNS = ["row", "seed", "run", *MEASURED, "diverged", "duration_s", "config", "data", "code", *VERSIONS]
 

@@ -12,12 +12,13 @@ import nets
 from lab.settings import UserError
 
 
-def split(raw, n_train=45_000, n_val=5_000, scale="each", dtype=np.float32):
+def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, dtype=np.float32):
     """Divide raw (see data.load) into training, validation and test set, and standardise. A3, Exercise 1.
 
-    The first n_train training images are for training, the n_val after them for validation. X = (pixel - mean) / sd with
-    the mean and sd (divided by n) of the n_train images alone: of "each" dimension, or of "all" dimensions together (usual
-    where most pixels at the border are black); with "none" each mean is subtracted and sd is 1 (the CS231n report).
+    The first n_train training images are for training, the n_val after them for validation; with a seed, of a random order.
+    X = (pixel - mean) / sd with the mean and sd (divided by n) of the n_train images alone: of "each" dimension, or of "all"
+    dimensions together (usual where most pixels at the border are black); with "none" each mean is subtracted and sd is 1
+    (the CS231n report).
     Returns a dict: train, val, test, pairs X (d, n) in Fortran order, y (n,); mean, sd (d, 1); classes; shape.
     Raises UserError if raw has too few images.
     """
@@ -25,6 +26,9 @@ def split(raw, n_train=45_000, n_val=5_000, scale="each", dtype=np.float32):
     if n_train + n_val > len(images):
         raise UserError(f"{raw['title']} has {len(images)} training images: they cannot be split into {n_train} for training "
                         f"and {n_val} for validation")  # fmt: skip
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(len(images))[: n_train + n_val]
+        images, labels = images[order], labels[order]
     mean, sd = (column.astype(dtype) for column in mean_and_sd(images[:n_train], scale))
     val = slice(n_train, n_train + n_val)
     return {
@@ -67,9 +71,9 @@ def network(config, shape, K, rng):
     """Return the net of a config, as kbn's functions take it, and its initial params."""
     if config["specs"]:
         net = nets.build(config["specs"], shape, config["loss"])
-        return net, nets.init_params(config["specs"], shape, rng, config["sigma"])
+        return net, nets.init_params(config["specs"], shape, rng, sigma=config["sigma"], sigma_b=config["sigma_b"])
     dims = [int(np.prod(shape)), *config["hidden"], K]
-    return kbn.MLP, kbn.init_params(dims, rng, bn=config["bn"], sigma=config["sigma"])
+    return kbn.MLP, kbn.init_params(dims, rng, bn=config["bn"], sigma=config["sigma"], sigma_b=config["sigma_b"])
 
 
 def hyper_parameters(config):
@@ -100,7 +104,7 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
         if config["watched"]:
             X = data["train"][0][:, : config["watched"]]
             moments = nets.score_moments(config["specs"], data["shape"], X, state["params"], hp["eps"])
-            kbn.record(state["history"]["epoch"], **moments)
+            kbn.record(state["history"]["epoch"], **{name: [value] for name, value in moments.items()})
         if keep:
             keep(state)
 
@@ -116,8 +120,8 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
         chance = {"val_accuracy": 1 / K} | ({"test_accuracy": 1 / K} if test else {})
         return chance | {"diverged": str(error), "duration_s": time.perf_counter() - start, "history": {}}, None
     epoch = history["epoch"]
-    result = {name: epoch[name][-1] for name in epoch if name.startswith(("train_", "val_"))}
-    result |= {"diverged": "", "duration_s": time.perf_counter() - start}
+    result = history["final"] | {name: epoch[name][-1] for name in epoch if name.startswith("val_")}
+    result |= {"largest_loss": max(epoch["largest_loss"]), "diverged": "", "duration_s": time.perf_counter() - start}
     if test:
         result |= measure(config, net, params, stats, hp, data)
     return result | {"history": epoch}, {"params": params, "stats": stats, "hp": hp}

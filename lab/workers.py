@@ -83,7 +83,7 @@ def sigint_ignored():
 
 def division(config):
     """Return the arguments of training.split that a config asks for."""
-    return config["n_train"], config["n_val"], config["scale"]
+    return config["n_train"], config["n_val"], config["scale"], config["split_seed"]
 
 
 @contextlib.contextmanager

@@ -244,7 +244,7 @@ def test_penalty_adds_the_squares_of_the_weights_alone(net, lam):
     cost, loss = kbn.compute_cost(X, Y, params, lam, **options, net=net.net)
     squares = sum((params[name] ** 2).sum() for name in ("W1", "W2", "W3"))
     assert cost - loss == pytest.approx(lam * squares, rel=1e-12)
-    assert kbn.penalty(params, lam) == pytest.approx(lam * squares, rel=1e-14)
+    assert kbn.total_penalty(params, lam) == pytest.approx(lam * squares, rel=1e-14)
 
 
 # ---------------------------------------------------------------------------------------------------- softmax and loss
@@ -419,8 +419,8 @@ def test_updates_moving_averages_and_history_equal_those_by_hand(net, n_batch, h
         for batch in rng.permutation(18).reshape(-1, n_batch):
             place, Y = {"bn": net.bn, "eps": eps}, kbn.one_hot(y[batch], K, np.float64)
             P, cache = net.net.forward(X[:, batch], params, **place)
-            cost, loss = kbn.compute_cost(X[:, batch], Y, params, lam, **place, net=net.net)
-            updates.append((loss, cost, (P.argmax(axis=0) == y[batch]).mean()))
+            _, loss = kbn.compute_cost(X[:, batch], Y, params, lam, **place, net=net.net)
+            updates.append((loss, (P.argmax(axis=0) == y[batch]).mean()))
             for l in kbn.bn_layers(params):
                 S = cache[f"S{l}"]
                 for key, now in ((f"mu{l}", S.mean(axis=1, keepdims=True)), (f"v{l}", S.var(axis=1, keepdims=True))):
@@ -434,7 +434,7 @@ def test_updates_moving_averages_and_history_equal_those_by_hand(net, n_batch, h
             params = {key: params[key] + v[key] for key in params}
         assert_close(state["params"], params)
         assert_close(state["stats"], stats)
-    np.testing.assert_allclose(np.transpose([history["update"][name] for name in ("loss", "cost", "accuracy")]), updates)
+    np.testing.assert_allclose(np.transpose([history["update"][name] for name in ("loss", "accuracy")]), updates)
 
 
 @pytest.mark.parametrize("n, n_batch", [(60, 20), (71, 20), (20, 20)])
@@ -468,14 +468,31 @@ def test_every_epoch_is_a_new_permutation_and_every_mini_batch_whole(n, n_batch)
 def test_training_ends_after_2_n_s_n_cycles_updates_or_those_of_etas(net, n, hp, epoch_t):
     params, stats, history, inputs = train(net, n=n, **hp, lam=0.1)
     update, epoch = history["update"], history["epoch"]
-    assert update.keys() == {"loss", "cost", "accuracy"}
+    assert update.keys() == {"loss", "accuracy"}
     assert {len(column) for column in update.values()} == {epoch_t[-1]}
     assert epoch["t"] == epoch_t and {len(column) for column in epoch.values()} == {len(epoch_t)}
-    assert epoch.keys() == {"t"} | {f"{part}_{name}" for part in ("train", "val") for name in update}
+    names = ("cost", "loss", "accuracy")
+    assert epoch.keys() == {"t", "largest_loss"} | {f"{part}_{name}" for part in ("train", "val") for name in names}
     for part, data in (("train", inputs["data"]), ("val", inputs["val"])):
         expected = kbn.evaluate(*data, params, stats, 0.1, bn=net.bn, net=net.net)
         assert {name: epoch[f"{part}_{name}"][-1] for name in expected} == expected
-    assert all(isinstance(value, (int, float)) for column in [*update.values(), *epoch.values()] for value in column)
+    assert history["final"] == {f"train_{name}": epoch[f"train_{name}"][-1] for name in names}
+    starts = [0, *epoch_t]
+    assert epoch["largest_loss"] == [max(update["loss"][a:b]) for a, b in zip(starts, epoch_t)]
+    columns = [*update.values(), *epoch.values(), history["final"].values()]
+    assert all(isinstance(value, (int, float)) for column in columns for value in column)
+
+
+@every_net
+@pytest.mark.parametrize("n_eval", [1, 7, 39])
+def test_training_curve_is_measured_on_a_fixed_sample_spread_over_the_training_set_and_the_end_on_all_of_it(net, n_eval):
+    params, stats, history, inputs = train(net, n=40, n_s=3, n_eval=n_eval, lam=0.1)
+    X, y = inputs["data"]
+    sample, place = [i * 40 // n_eval for i in range(n_eval)], {"bn": net.bn, "net": net.net}
+    expected = kbn.evaluate(X[:, sample], y[sample], params, stats, 0.1, **place)
+    assert {name: history["epoch"][f"train_{name}"][-1] for name in expected} == pytest.approx(expected, rel=1e-12)
+    whole = kbn.evaluate(X, y, params, stats, 0.1, **place)
+    assert history["final"] == {f"train_{name}": value for name, value in whole.items()} != expected
 
 
 every_hp = pytest.mark.parametrize("hp", [{}, {"momentum": 0.9, "keep": 0.8}, {"etas": [0.05] * 6 + [0.02] * 8}])
@@ -607,7 +624,7 @@ def test_dropout_is_drawn_for_each_update_and_absent_from_prediction(net):
             (training if given["stats"] is None else prediction).append(given["masks"])
 
     params, stats, _, inputs = train(spied(net, note), keep=0.8)
-    assert len(training) == 14 and prediction == [None] * 2 * 5
+    assert len(training) == 14 and prediction == [None] * (2 * 5 + 1)
     for name in ("mask1", "mask2"):
         assert len({masks[name].tobytes() for masks in training}) == 14
     without = nets.build([spec for spec in net.specs if spec != ("dropout",)], net.shape)
@@ -703,7 +720,7 @@ def test_init_params_refuses(arguments, words):
 
 def test_hyper_parameters_default_to_those_of_the_assignment():
     documented = {"n_batch": 100, "eta_min": 1e-5, "eta_max": 1e-1, "n_s": 2250, "n_cycles": 2, "lam": 0.005, "alpha": 0.9}
-    more = {"eps": kbn.EPS, "bn": "before", "momentum": 0.0, "keep": 1.0}
+    more = {"eps": kbn.EPS, "bn": "before", "momentum": 0.0, "keep": 1.0, "n_eval": 5000}
     assert kbn.complete_hp({}) == kbn.DEFAULTS == documented | more
     hp = kbn.complete_hp({"eta_max": np.float32(0.5), "n_s": np.int64(3), "lam": 1, "n_batch": 10.0})
     assert (hp["eta_max"], hp["n_s"], hp["lam"], hp["n_batch"]) == (0.5, 3, 1.0, 10)
@@ -781,7 +798,7 @@ def test_large_finite_numbers_are_data_and_too_large_ones_are_refused():
 
 
 def test_penalty_without_lambda_is_0_for_any_weights():
-    assert kbn.penalty({"W1": np.full((2, 2), 1e20, np.float32)}, 0.0) == 0
+    assert kbn.total_penalty({"W1": np.full((2, 2), 1e20, np.float32)}, 0.0) == 0
 
 
 def test_divergence_is_reported_with_the_update_and_its_eta():
@@ -805,7 +822,7 @@ def test_what_does_not_fit_the_net_is_refused(net):
     with refused("bn (must be|is)"):
         net.net.forward(X, params, bn="middle")
     if stats:
-        with refused("backward needs the mini-batch's own statistics"):
+        with refused("backward needs the cache of training: call forward without stats"):
             net.net.backward(Y, params, net.net.forward(X, params, stats, **place)[1], 0.0)
         for missing in (None, {}, {"mu7": stats[min(stats)]}):
             for predict in (kbn.accuracy, kbn.evaluate):

@@ -21,7 +21,7 @@ from lab.settings import UserError
 
 # every hyper-parameter is another than its default
 HP = {"n_batch": 20, "eta_min": 1e-3, "eta_max": 0.04, "n_s": 12, "n_cycles": 2, "lam": 0.02, "alpha": 0.7, "eps": 1e-3,
-      "bn": "after", "momentum": 0.8, "keep": 0.7}  # fmt: skip
+      "bn": "after", "momentum": 0.8, "keep": 0.7, "n_eval": 150}  # fmt: skip
 CONFIG = settings.config(**HP | {"n_cycles": 2}, n_train=200, n_val=100, hidden=[6, 5], sigma=0.05, scale="all")
 SPECS = [["conv", 3, 6, 4, 1], ["bn"], ["relu"], ["max_pool", 2], ["dropout"], ["affine", 10]]
 IMAGES = CONFIG | {"hidden": None, "specs": SPECS, "loss": "svm", "sigma": "xavier", "bn": "off", "watched": 30, "pictures": 7}
@@ -46,7 +46,8 @@ def test_every_hyper_parameter_of_the_config_and_the_seed_reach_kbn(data):
     params = kbn.init_params([3072, 6, 5, 10], rng, bn="after", sigma=0.05)
     params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng)
     assert result["history"] == history["epoch"] and model["hp"] == hp
-    assert {name: result[name] for name in HISTORY[1:]} == {name: history["epoch"][name][-1] for name in HISTORY[1:]}
+    assert {name: result[name] for name in HISTORY[1:]} == {name: history["epoch"][name][-1] for name in HISTORY[1:]} | history["final"]
+    assert result["largest_loss"] == max(history["update"]["loss"])
     assert result["test_accuracy"] == kbn.accuracy(*data["test"], params, stats, bn="after", eps=1e-3)
     for name, array in (params | stats).items():
         np.testing.assert_array_equal((model["params"] | model["stats"])[name], array)

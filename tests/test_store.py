@@ -27,7 +27,7 @@ VERSIONS = {"python": "3", "numpy": "2", "machine": "m", "blas": "b"}
 HISTORY = {name: [0.25, 0.5] for name in ("train_cost", "train_loss", "train_accuracy", "val_cost", "val_loss", "val_accuracy")}
 HISTORY |= {"t": [10.0, 20.0], "S1_mean": [-3.0, 1e-30]}
 RESULT = {"val_accuracy": 0.5, "test_accuracy": 1 / 3, "train_accuracy": 0.25, "train_loss": 2, "val_loss": 3.5, "train_cost": 2.5,
-          "val_cost": 4.0, "diverged": "", "duration_s": 1.25, "versions": VERSIONS, "history": HISTORY}  # fmt: skip
+          "val_cost": 4.0, "largest_loss": 9.5, "diverged": "", "duration_s": 1.25, "versions": VERSIONS, "history": HISTORY}  # fmt: skip
 TRIAL = {name: value for name, value in RESULT.items() if name != "test_accuracy"}
 DIVERGED = RESULT | {"diverged": "the loss is nan", "history": {}}
 
@@ -240,8 +240,8 @@ def test_runs_are_read_as_they_were_written_from_the_same_bytes(tmp_path):
     assert (tmp_path / "first_histories.json.gz").read_bytes()[4:8] == bytes(4)  # no time
     head, *lines = (tmp_path / "first_runs.csv").read_text(encoding="utf-8").splitlines()
     assert head == ("row,seed,run,val_accuracy,test_accuracy,test_accuracy_dataset,train_accuracy,train_loss,val_loss,train_cost,"
-                    "val_cost,diverged,duration_s,config,data,code,python,numpy,machine,blas")  # fmt: skip
-    assert ",0.5,0.3333333333333333,0.30000000000000004,0.25,2.0,3.5,2.5,4.0,,1.25," in lines[1]
+                    "val_cost,largest_loss,diverged,duration_s,config,data,code,python,numpy,machine,blas")  # fmt: skip
+    assert ",0.5,0.3333333333333333,0.30000000000000004,0.25,2.0,3.5,2.5,4.0,9.5,,1.25," in lines[1]
 
 
 def text(change):

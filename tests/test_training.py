@@ -36,7 +36,7 @@ def raw():
 @pytest.mark.parametrize("scale", ["each", "all", "none"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_split_standardises_with_the_training_images_alone(raw, scale, dtype):
-    data = training.split(raw, 200, 40, scale, dtype)
+    data = training.split(raw, 200, 40, scale, dtype=dtype)
     pixels = raw["images"][:200].T.astype(np.float64)
     mean, sd = pixels.mean(axis=1, keepdims=True), pixels.std(axis=1, keepdims=True)
     sd[7] = 1  # constant
@@ -54,6 +54,16 @@ def test_split_standardises_with_the_training_images_alone(raw, scale, dtype):
         X, y = data[part]
         assert X.shape == images.T.shape and X.dtype == dtype and X.flags.f_contiguous and np.array_equal(y, labels)
         np.testing.assert_allclose(X, (images.T - mean) / sd, atol=100 * near)
+
+
+def test_split_with_a_seed_draws_the_images_of_training_and_validation(raw):
+    raw["images"][:, 0] = np.arange(250)  # the image's number
+    parts = [training.split(raw, 200, 40, "none", seed) for seed in (None, 1, 1, 2)]
+    drawn = [np.rint(np.hstack([data[part][0][0] for part in ("train", "val")]) + data["mean"][0]) for data in parts]
+    assert np.array_equal(drawn[0], np.arange(240)) and np.array_equal(drawn[1], drawn[2])
+    assert not np.array_equal(drawn[1], drawn[3]) and max(drawn[3]) == 249 and len(set(drawn[3])) == 240
+    for data, numbers in zip(parts, drawn):
+        assert np.array_equal(np.hstack([data["train"][1], data["val"][1]]), raw["labels"][numbers.astype(int)])
 
 
 def test_mean_and_sd_in_chunks_are_those_of_all_images(raw):
@@ -78,12 +88,12 @@ def test_split_refuses_more_images_than_there_are_and_an_unknown_scale(raw):
 
 @pytest.mark.parametrize("sigma", [None, "xavier", 0.1])
 def test_network_is_that_of_hidden_or_of_specs(sigma):
-    net, params = training.network({**CONFIGS["3 layers"], "sigma": sigma}, (2, 4, 4), 3, np.random.default_rng(1))
-    expected = kbn.init_params([32, 8, 7, 3], np.random.default_rng(1), bn="before", sigma=sigma)
+    net, params = training.network({**CONFIGS["3 layers"], "sigma": sigma, "sigma_b": 1}, (2, 4, 4), 3, np.random.default_rng(1))
+    expected = kbn.init_params([32, 8, 7, 3], np.random.default_rng(1), bn="before", sigma=sigma, sigma_b=1)
     assert net is kbn.MLP and all(np.array_equal(params[key], expected[key]) for key in expected | params)
-    config = {**CONFIGS["convolution"], "sigma": sigma, "loss": "svm"}
+    config = {**CONFIGS["convolution"], "sigma": sigma, "sigma_b": 0.5, "loss": "svm"}
     net, params = training.network(config, (2, 4, 4), 3, np.random.default_rng(1))
-    expected = nets.init_params(SPECS, (2, 4, 4), np.random.default_rng(1), sigma)
+    expected = nets.init_params(SPECS, (2, 4, 4), np.random.default_rng(1), sigma=sigma, sigma_b=0.5)
     assert all(np.array_equal(params[key], expected[key]) for key in expected | params)
     cache = {"scores": np.zeros((3, 2))}
     assert net.loss(kbn.one_hot(np.array([0, 1]), 3), cache) == 2  # the SVM's
