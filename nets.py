@@ -255,10 +255,10 @@ def walk(steps, X, params, stats=None, eps=kbn.EPS, masks=None):
         yield step, X, left
 
 
-def backward(steps, loss, Y, params, cache, lam, *, penalty=kbn.L2):
+def backward(steps, loss, Y, params, cache, lam, *, penalty=kbn.L2, out=None):
     """Return grads of the mean loss plus the penalty. Called through build, as kbn.backward is.
 
-    Y (K, n) one-hot, cache from forward without stats. Raises ValueError if the cache is one of prediction.
+    Y (K, n) one-hot, cache from forward without stats; out is not needed here. Raises ValueError if the cache is one of prediction.
     """
     if "layers" not in cache:
         raise ValueError("backward needs the cache of training: call forward without stats")

@@ -12,12 +12,12 @@ import os
 import platform
 import re
 import sys
-import time
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from time import perf_counter as clock
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -80,10 +80,10 @@ def take_turns(contestants, rounds):
 def time_calls(function, n):
     """Return the mean seconds of n calls of function(), after one call off the clock."""
     function()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(n):
         function()
-    return (time.perf_counter() - start) / n
+    return (clock() - start) / n
 
 
 def median(seconds, name, unit, digits=0):
@@ -132,15 +132,16 @@ def race(name, task, floor, rounds, steps):
 
 def check_same_work(task, n=8):
     """Raise AssertionError unless PyTorch has the losses of kbn in the first n updates."""
-    _, losses = kbn_steps(task, n - 1)
+    _, losses = kbn_steps(task, n - 2)
     rival = list(islice(torch_steps(task), n))
     np.testing.assert_allclose(rival, losses, rtol=1e-4, err_msg="PyTorch does not do the same work")
 
 
-def kbn_steps(task, steps, clock=time.perf_counter):
+def kbn_steps(task, steps, clock=clock):
     """Train by kbn.minibatch_gd without its evaluations, and read the clock at each forward pass.
 
-    Returns the differences between steps + 1 readings, a number or an array for each whole step, and the losses.
+    Returns the differences of the readings, a number or an array for each of steps whole steps after one that warms up (its
+    arrays are new memory), and the losses.
     """
     readings = []
 
@@ -149,10 +150,27 @@ def kbn_steps(task, steps, clock=time.perf_counter):
         return task.net.forward(*args, **options)
 
     net = SimpleNamespace(**vars(task.net) | {"forward": forward})
-    train, val, etas = (task.X, task.y), (task.X[:, :1], task.y[:1]), [task.hp["eta_max"]] * (steps + 1)
+    train, val, etas = (task.X, task.y), (task.X[:, :1], task.y[:1]), [task.hp["eta_max"]] * (steps + 2)
     with patch.object(kbn, "evaluate_prepared", return_value={"loss": 0.0}):
         _, _, history = kbn.minibatch_gd(train, val, task.params, task.hp, np.random.default_rng(1), etas=etas, net=net)
-    return np.diff(readings, axis=0), history["update"]["loss"]
+    return np.diff(readings, axis=0)[1:], history["update"]["loss"]
+
+
+def product_steps(task):
+    """Do all the matrix products of a training step of a k-layer network, and nothing else, without end."""
+    W = [task.params[f"W{l}"] for l in range(1, kbn.n_layers(task.params) + 1)]
+    X, G = ([np.ones((size, task.hp["n_batch"]), np.float32) for size in sizes]
+            for sizes in ([A.shape[1] for A in W], [len(A) for A in W]))  # fmt: skip
+    grads = [np.empty_like(A) for A in W]
+    while True:
+        for l, A in enumerate(W):
+            np.matmul(A, X[l], out=G[l])
+            np.matmul(G[l], X[l].T, out=grads[l])
+            if l:
+                np.matmul(A.T, G[l], out=X[l])
+            G[l].fill(1e-3)
+            X[l].fill(1e-3)
+        yield
 
 
 def mini_batches(task):
@@ -164,16 +182,16 @@ def mini_batches(task):
             yield order[i * n_batch : (i + 1) * n_batch]
 
 
-def torch_steps(task):
+def torch_steps(task, device="cpu"):
     """Train the same net in PyTorch, eager, and record the same numbers. Yields the loss of each update, without end."""
     import torch
 
-    net, hp, losses, accuracies = torch_net(task), task.hp, [], []
+    net, hp, losses, accuracies = torch_net(task).to(device), task.hp, [], []
     weights, others = ([param for param in net.parameters() if (param.ndim > 1) == large] for large in (True, False))
     groups = [{"params": weights, "weight_decay": 2 * hp["lam"]}, {"params": others}]
     optimizer = torch.optim.SGD(groups, lr=hp["eta_max"], momentum=hp["momentum"])
-    examples, y = torch.from_numpy(task.X.T.reshape(-1, *task.shape)), torch.from_numpy(task.y)
-    for batch in map(torch.from_numpy, mini_batches(task)):
+    examples, y = (torch.from_numpy(array).to(device) for array in (task.X.T.reshape(-1, *task.shape), task.y))
+    for batch in (torch.from_numpy(batch).to(device) for batch in mini_batches(task)):
         y_batch = y[batch]
         optimizer.zero_grad()
         S = net(examples[batch])

@@ -21,7 +21,7 @@ PAGE = (Path(kbn.__file__).parent / "docs" / "derivations.md").read_text(encodin
 QUOTES = [line for line in PAGE.splitlines() if line.startswith("→")]
 PARTS = re.compile(r"→ (kbn|layers)\.(\w+): `([^`]+)`")
 BACKWARD = [f"layers.{name}" for name in vars(layers) if "_backward" in name or name.endswith("_loss")]
-BACKWARD += ["kbn.backward", "kbn.bn_backward", "kbn.batch_norm_backpass"]
+BACKWARD += ["kbn.backward", "kbn.bn_backward", "kbn.bn_gradients", "kbn.batch_norm_backpass"]
 
 
 def source_of(module, name):

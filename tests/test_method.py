@@ -8,6 +8,7 @@ import ast  # noqa: I001
 import inspect
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,12 +82,16 @@ def well_conditioned(cache):
     return all(cache[key].min() > 0.02 for key in cache if key.startswith("v"))
 
 
-def train(net, seed=0, n=70, dtype=np.float64, etas=None, callback=None, state=None, **hp):
+HOOKS = ("etas", "callback", "state", "update", "observe", "penalty")
+
+
+def train(net, seed=0, n=70, dtype=np.float64, **hp):
     """Train for a moment. Returns params, stats, history, and what went in: data, val, start, hp."""
     rng = np.random.default_rng(99)
     data, val, start = random_data(net, n, rng, dtype), random_data(net, 30, rng, dtype), random_params(net, rng, dtype)
+    hooks = {name: hp.pop(name) for name in HOOKS if name in hp}
     hp, rng = {"n_batch": 20, "n_s": 7, "n_cycles": 1, "bn": net.bn} | hp, np.random.default_rng(seed)
-    trained = kbn.minibatch_gd(data, val, start, hp, rng, etas=etas, net=net.net, callback=callback, state=state)
+    trained = kbn.minibatch_gd(data, val, start, hp, rng, net=net.net, **hooks)
     return *trained, {"data": data, "val": val, "start": start, "hp": kbn.complete_hp(hp)}
 
 
@@ -596,6 +601,119 @@ def test_easy_problem_is_learnt(net, hp):
     assert history["epoch"]["val_accuracy"][-1] > 0.95
 
 
+# ---------------------------------------------------------------------------------------------- what experiments plug in
+
+
+@every_net
+def test_order_and_jitter_decide_what_an_update_sees(net):
+    seen, by_class = [], []
+
+    def note(name, given, _):
+        if name == "forward" and given["stats"] is None:
+            seen.append(given["X"].copy())
+
+    def order(n, rng):
+        by_class.append(np.argsort(inputs["data"][1], kind="stable"))
+        return by_class[-1]
+
+    inputs = {"data": random_data(net, 40, np.random.default_rng(3))}
+    X, y = inputs["data"]
+    params = random_params(net, np.random.default_rng(2))
+    hp = {"n_batch": 10, "n_s": 3, "n_cycles": 1, "bn": net.bn}
+    before = X.copy()
+
+    def double(X, rng):
+        X *= rng.integers(2, 4)  # in place: the mini-batch is a copy
+        return X
+
+    kbn.minibatch_gd((X, y), (X, y), params, hp, np.random.default_rng(5), net=spied(net, note).net, order=order, jitter=double)
+    factors = np.random.default_rng(5).integers(2, 4, 6)
+    assert len(by_class) == 2 and np.array_equal(X, before)
+    for i, (batch, factor) in enumerate(zip(seen, factors, strict=True)):
+        chosen = by_class[0][i % 4 * 10 : i % 4 * 10 + 10]
+        np.testing.assert_array_equal(batch, X[:, chosen] * factor)
+
+
+@every_net
+def test_update_rule_can_freeze_params_and_is_given_the_memory_of_a_resumed_training(net):
+    def frozen(params, grads, memory, eta, momentum):
+        memory["n"] = memory.get("n", np.zeros(1)) + 1
+        kbn.update_params(params, {key: grads[key] for key in grads if key.startswith("W")}, {}, eta / memory["n"], 0.0)
+
+    states = []
+    params, stats, _, inputs = train(net, update=frozen, callback=lambda state: states.append(deepcopy(state)))
+    assert {key for key in params if not np.array_equal(params[key], inputs["start"][key])} == {"W1", "W2", "W3"}
+    again = train(net, update=frozen, state=states[1])
+    assert same(again[0], params) and same(again[1], stats)
+
+
+@every_net
+def test_observer_sees_params_gradients_and_cache_before_each_update(net):
+    seen, averages = [], {}
+
+    def observe(t, params, grads, cache):
+        seen.append((t, copy(params), copy(grads)))
+        kbn.update_stats(averages, cache, 0.9)  # a second set of moving averages beside the network's own
+
+    params, stats, _, _ = train(net, observe=observe, momentum=0.0)
+    assert [t for t, _, _ in seen] == list(range(14)) and same(averages, stats)
+    etas = [kbn.cyclical_eta(t, 1e-5, 0.1, 7) for t in range(14)]
+    _, hp_start, grads = seen[12]
+    assert_close({key: hp_start[key] - etas[12] * grads[key] for key in params}, seen[13][1], 1e-12)
+
+
+@every_net
+def test_another_penalty_takes_the_place_of_l2(net):
+    fourth = SimpleNamespace(value=lambda W, lam: lam * (W**4).sum(), gradient=lambda W, lam: 4 * lam * W**3)
+    params, X, _, Y, masks = problem(net, 8, seed=4)
+    options = {"bn": net.bn, "masks": masks}
+    grads = net.net.backward(Y, params, net.net.forward(X, params, **options)[1], 0.3, penalty=fourth)
+    numerical = gradcheck.complex_step_gradient(
+        lambda moved: kbn.compute_cost(X, Y, moved, 0.3, **options, net=net.net, penalty=fourth)[0], params
+    )
+    for name in ("W1", "W2", "W3"):
+        np.testing.assert_allclose(grads[name], numerical[name], rtol=1e-9, atol=1e-12)
+    plain, other = (train(net, lam=0.3, **penalty)[0] for penalty in ({}, {"penalty": fourth}))
+    assert not same(plain, other)
+
+
+def test_loss_that_explodes_and_comes_back_is_in_the_history():
+    etas = [0.01] * 5 + [300.0] + [0.01] * 300
+    _, _, history, _ = train(NETS["BN before"], etas=etas, lam=0.0)
+    assert max(history["epoch"]["largest_loss"]) > 100 and history["epoch"]["largest_loss"][-1] < 20
+
+
+# ------------------------------------------------------------------------------------------------- batch normalization
+
+
+@examples(200)
+@given(n=st.integers(2, 200), mean=st.sampled_from([0.0, 0.3, 1.0, 4e4, 2e5, 1e6]), seed=seeds,
+       sd=st.sampled_from([0.0, 1e-6, 1e-3, 0.1, 1.0, 1e3]))  # fmt: skip
+def test_normalisation_in_float32_is_that_in_float64_whatever_the_mean(n, mean, sd, seed):
+    """The error is that of a sum of n numbers of the size of the deviations. The mean does not count."""
+    S = (mean + sd * np.random.default_rng(seed).standard_normal((4, n))).astype(np.float32)
+    average = np.full((n, 1), 1 / n, np.float32)
+    S_hat, mu, v = kbn.normalize_by_own(S, average)
+    exact = S.astype(np.float64)
+    D = exact - exact.mean(axis=1, keepdims=True)
+    expected = D / np.sqrt((D**2).mean(axis=1, keepdims=True) + kbn.EPS)
+    unit = np.finfo(np.float32).eps
+    np.testing.assert_allclose(S_hat, expected, atol=2 * n * unit * np.abs(expected).max(), rtol=0)
+    np.testing.assert_allclose(mu, exact.mean(axis=1, keepdims=True), rtol=2 * n * unit, atol=2 * n * unit * np.abs(D).max())
+    np.testing.assert_allclose(v, (D**2).mean(axis=1, keepdims=True), rtol=4 * n * unit)
+    _, cache = layers.batch_norm_forward(S, np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32))
+    assert np.array_equal(cache["S_hat"], S_hat)
+
+
+def test_dataset_stats_are_exact_for_a_large_mean():
+    rng = np.random.default_rng(3)
+    params = {"W1": np.ones((1, 1)), "b1": np.full((1, 1), 1e7), "gamma1": np.ones((1, 1)), "beta1": np.zeros((1, 1)),
+              "W2": np.ones((2, 1)), "b2": np.zeros((2, 1))}  # fmt: skip
+    X = 0.1 * rng.standard_normal((1, 950))
+    stats = kbn.dataset_stats(X, params, net=changed(kbn.MLP, chunk=100))
+    assert stats["mu1"] == pytest.approx(1e7 + X.mean(), rel=1e-15) and stats["v1"] == pytest.approx(X.var(), rel=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------------------- dropout
 
 
@@ -759,6 +877,7 @@ def broken(X, y):
         "a dimension too few": (X[1:], y, r"must be \(6, n\)"),
         "rows are examples": (X.T, y, r"X \(30, 6\).*must be \(6, n\)"),
         "images": (X.reshape(3, 2, 30), y, "must be"),
+        "a list": (X, y.tolist(), "must be arrays, not ndarray and list"),
         "empty": (X[:, :0], y[:0], "must be"),
         "nan": (nan, y, "nan or inf in float[0-9]* in 1 of its 30 examples, the first is column 4"),
         "inf": (infinite, y, "the first is column 7"),
