@@ -37,7 +37,7 @@ def train(raw, opts):
     results = workers.train(ROWS, raw, opts)
     rngs = [np.random.default_rng([seed, 3]) for seed in range(opts.seeds)]
     for stage, (n, draw) in STAGES.items():
-        trials = [(row(stage, **SEARCHED, lam=float(lam)), seed) for seed, rng in enumerate(rngs)
+        trials = [(row(stage, **SEARCHED, lam=float(lam), setting=f"lambda {lam:.3g}"), seed) for seed, rng in enumerate(rngs)
                   for lam in draw(rng, n, best_trial(results, seed)["config"]["lam"] if stage != "coarse" else None)]
         results |= workers.train_runs(trials, raw, opts, test=False)
     longer = [(row(LONGER, **SEARCHED, lam=best_trial(results, seed)["config"]["lam"], n_cycles=3), seed)
@@ -58,7 +58,7 @@ def best_trial(results, seed):
 def report(results, published):
     seeds = [result["seed"] for result in results[LONGER]]
     longer = row(LONGER, setting="the best of 20 lambdas, for each seed", **SEARCHED)
-    search = [{"seed": seed, "stage": stage, "lambda": trial["config"]["lam"], "validation": 100 * trial["val_accuracy"]}
+    search = [{"seed": seed, "stage": stage, "lambda": trial["config"]["lam"], "validation, %": 100 * trial["val_accuracy"]}
               for seed in seeds for stage, trial in trials_of(results, seed)]
     found = [{"seed": seed, "trials": len(trials_of(results, seed)), "best lambda": best_trial(results, seed)["config"]["lam"],
               "validation": tables.percent([best_trial(results, seed)], "val_accuracy"),

@@ -14,7 +14,7 @@ import numpy as np
 
 import nets
 from lab import plots, tables, workers
-from lab.driver import drive
+from lab.driver import accuracies, drive
 from lab.settings import row, run_main
 
 DATA = {"scale": "all", "n_train": 55_000, "n_val": 5_000, "n_cycles": 1}
@@ -58,15 +58,12 @@ def epochs_to(accuracy, result):
     return reached[0] + 1 if len(reached) else np.nan
 
 
-def model_row(name, mine):
-    """What the first table says of a model."""
+def training_cells(mine):
+    """What the first table says of a model besides its accuracies."""
     epochs = len(mine[0]["history"]["t"])
     return {
-        "network": name,
-        "validation": tables.percent(mine, "val_accuracy"),
-        "test": tables.percent(mine, "test_accuracy"),
         "training - test": tables.summary([100 * (result["train_accuracy"] - result["test_accuracy"]) for result in mine]),
-        "s an epoch": f"{np.mean([result['duration_s'] for result in mine]) / epochs:.1f}",
+        "seconds per epoch": f"{np.mean([result['duration_s'] for result in mine]) / epochs:.1f}",
         "epochs to 85 % validation": f"{np.mean([epochs_to(0.85, result) for result in mine]):.1f} of {epochs}",
     }
 
@@ -79,14 +76,13 @@ def prediction_row(name, mine):
 
 
 def report(results, published):
-    names = [row["name"] for row in MODELS]
     claims = [{"claim": panel, "swept": what, "value": f"{value:g}", "BN": bn,
                "validation": tables.percent(results[f"{name.format(value)}, BN {bn}"], "val_accuracy"),
                "diverged": sum(bool(result["diverged"]) for result in results[f"{name.format(value)}, BN {bn}"])}
               for panel, (what, values, name, _) in SWEEPS.items() for bn in SWEPT for value in values]
     return {
-        "fashion": [model_row(name, results[name]) for name in names],
-        "fashion_prediction": [prediction_row(name, results[name]) for name in names if not name.endswith("off")],
+        "fashion": [line | training_cells(results[line["network"]]) for line in accuracies(MODELS, results, published)],
+        "fashion_prediction": [prediction_row(row["name"], results[row["name"]]) for row in MODELS if not row["name"].endswith("off")],
         "fashion_claims": claims,
     }
 

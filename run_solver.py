@@ -16,16 +16,15 @@ import gradcheck
 import kbn
 import nets
 from lab import plots, tables, workers
-from lab.driver import drive, reported
+from lab.driver import accuracies, drive
 from lab.settings import row, run_main
 
-VALIDATION = "CS231n report, validation"
 SOLVER = {"scale": "none", "n_val": 1_000, "lam": 0.0}  # pixels minus the mean image
 TWO = [["affine", 100], ["relu"], ["affine", 10]]
 THREE = [["affine", 100], ["relu"], ["affine", 100], ["relu"], ["affine", 10]]
 ROWS = [
     row("2-layer", **SOLVER, specs=TWO, n_train=49_000, sigma=1e-3, eta_max=1e-3, decay=0.8, n_epochs=10,
-        setting="SGD, eta 1e-3, decay .8, 10 epochs", reported={VALIDATION: "53.80"}),
+        setting="SGD, eta 1e-3, decay .8, 10 epochs", reported={"CS231n report, validation": "53.80"}),
     row("50 examples", **SOLVER, specs=THREE, n_train=50, sigma=1e-2, n_batch=25, eta_max=1e-2, decay=1.0, n_epochs=20,
         setting="3-layer, 20 epochs"),
 ]
@@ -77,11 +76,8 @@ def best_epoch(results, column):
 
 
 def report(results, published):
-    solver = [{"network": row["name"], "setting": row["setting"],
-               "validation": tables.percent(results[row["name"]], "val_accuracy"),
-               "test": tables.percent(results[row["name"]], "test_accuracy"),
-               "best training": best_epoch(results[row["name"]], "train_accuracy"),
-               VALIDATION: reported(row, results[row["name"]]).get(VALIDATION, "")} for row in ROWS]
+    solver = [line | {"best training": best_epoch(results[line["network"]], "train_accuracy")}
+              for line in accuracies(ROWS, results, published)]
     scales = [{"network": "8-layer", "sigma": f"{sigma:g}", "BN": bn,
                "best validation": best_epoch(results[name(sigma, bn)], "val_accuracy"),
                "best training": best_epoch(results[name(sigma, bn)], "train_accuracy"),
