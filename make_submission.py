@@ -17,7 +17,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
-from lab.settings import HOME, UserError, parser, run_main
+from lab.settings import HOME, UserError, make_folder, parser, run_main
 from lab.tables import write
 
 HANDIN = "handin/assignment3"
@@ -157,11 +157,11 @@ def main():
         print(function(opts.function), end="")
     else:
         path, text = opts.out or HOME / "submission" / "assignment3.py", submission()
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name a file with --out, such as {path / 'assignment3.py'}")
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{path} is not replaced, because its content is not what this script writes now; delete it, or name another file with --out"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
+            raise UserError(f"{path} is not replaced, because it has been changed; delete it, or name another file with --out")
+        make_folder(path.parent)
         write(path, text)
         print(path)
 

@@ -21,7 +21,6 @@ the size that the network was trained on. Nothing is cropped, so an image of oth
 
 import logging
 import os
-import signal
 import sys
 import warnings
 from contextlib import contextmanager
@@ -109,6 +108,10 @@ def main(argv=None):
     opts = parser.parse_args(argv)
     try:
         model = models.load(opts.model)
+    except OSError as error:
+        raise settings.UserError(
+            f"{opts.model} cannot be read ({error.strerror}); name a network that a driver saved, such as results/.../models/NAME.npz"
+        ) from error
     except ValueError as error:
         raise settings.UserError(printable(error)) from error
     status, width, class_width = 0, max(map(len, opts.images)) + 1, max(map(len, model["classes"]))
@@ -125,6 +128,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a closed pipe, as of | head -1, ends the script silently
     settings.run_main(main)
