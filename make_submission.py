@@ -136,7 +136,7 @@ def shortened(definition):
     node, lines = definition.node, definition.text.split("\n")
     if not isinstance(node, ast.FunctionDef):
         return definition
-    start = node.lineno - next(i for i, line in enumerate(lines) if line.startswith("def "))  # comments may stand before it
+    start = node.lineno - next(i for i, line in enumerate(lines) if line.startswith("def "))  # comments may come before it
     docs = [part for part in node.body[:1] if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)]
     checks = [part for part in node.body[len(docs) :] if isinstance(part, ast.If) and isinstance(part.body[0], ast.Raise)]
     for part in reversed(docs + checks * (len(docs + checks) < len(node.body))):

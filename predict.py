@@ -79,7 +79,7 @@ def eight_bits(image):
 
 @np.errstate(all="ignore")
 def predict(model, pixels):
-    """The probabilities P (K, n) of the classes for pixels 0..255 (d, n), one image a column, in the precision of params.
+    """The probabilities P (K, n) of the classes for pixels 0..255 (d, n), an image in each column, in the precision of params.
 
     model: from models.load. Raises ValueError where pixels do not fit the model or its scores overflow.
     """

@@ -3,9 +3,9 @@
     python run_ex3.py              one seed, 4 to 8 minutes on 2 cores
     python run_ex3.py --seeds 5    the published tables
 
-The 3-, 6- and 9-layer networks with and without BN in the default setting; a search for lambda on the
-validation set, 10 draws from 1e-5 .. 1e-1 and twice 5 around the best so far, repeated for each seed; then 3 cycles with the
-best lambda. Expect no measurable gain from BN with 3 layers, 2 points with 6 and 3 points with 9.
+The 3-, 6- and 9-layer networks with BN off and before the ReLU in the default setting; a search for lambda on the
+validation set, 10 draws from 1e-5 .. 1e-1 and twice 5 around the best so far, repeated for each seed; then 3 cycles with
+the best lambda. Expect no measurable gain from BN with 3 layers, 2 points with 6 and 3 points with 9.
 """
 from functools import partial
 
@@ -64,8 +64,8 @@ def report(results, published):
               "validation": tables.percent([best_trial(results, seed)], "val_accuracy"),
               "test, 3 cycles": tables.percent([result], "test_accuracy")}
              for seed, result in zip(seeds, results[LONGER], strict=True)]
-    gains = [{"network": net, "without BN": tables.percent(results[net], "test_accuracy"),
-              "with BN": tables.percent(results[f"{net} BN"], "test_accuracy"),
+    gains = [{"network": net, "BN off": tables.percent(results[net], "test_accuracy"),
+              "BN before": tables.percent(results[f"{net} BN"], "test_accuracy"),
               "gain in test accuracy, 95 % interval": tables.gain(results[net], results[f"{net} BN"])}
              for net in ("3-layer", "6-layer", "9-layer")]
     return {"ex3_search": search, "ex3_best": found, "ex3": accuracies([*ROWS, longer], results, published),
@@ -74,11 +74,11 @@ def report(results, published):
 
 def figures(results):
     places = {net: {"off": results[net], "before": results[f"{net} BN"]} for net in ("3-layer", "6-layer", "9-layer")}
-    drawn = {f"ex3-{net}": partial(plots.curves, f"{net} net with and without BN", nets) for net, nets in places.items()}
+    drawn = {f"ex3-{net}": partial(plots.curves, f"{net} network, BN off and before", nets) for net, nets in places.items()}
     return drawn | {
-        "ex3-depth": partial(plots.dots, "Nets of 3, 6 and 9 layers with and without BN", places, "test_accuracy",
+        "ex3-depth": partial(plots.dots, "Networks of 3, 6 and 9 layers, BN off and before", places, "test_accuracy",
                              "test accuracy, %"),
-        "ex3-search": partial(plots.search, "Search for lambda, 3-layer net, BN before the ReLU",
+        "ex3-search": partial(plots.search, "Search for lambda, 3-layer network, BN before",
                               {stage: results[stage] for stage in STAGES}),
     }
 

@@ -1,12 +1,12 @@
-"""Modular nets and the solver, on CIFAR-10. (The CS231n report)
+"""Modular networks and the solver, on CIFAR-10. (The CS231n report)
 
     python run_solver.py              one seed, 2 minutes on 2 cores
     python run_solver.py --seeds 3    the published tables
 
-A two-layer net, trained by plain SGD with a learning rate that decays after each epoch; a three-layer net that overfits 50
-examples; an 8-layer net with and without BN, from initial weights of 13 scales between 1e-4 and 1; and the gradient errors of
-a three-layer net. Expect about 54 % validation accuracy for two layers, 100 % training accuracy on the 50 examples, and that
-BN trains from far more scales.
+A two-layer network, trained by plain SGD with a learning rate that decays after each epoch; a three-layer network that
+overfits 50 examples; an 8-layer network with BN off and before the ReLU, from initial weights of 13 scales between 1e-4
+and 1; and the gradient errors of a three-layer network. Expect about 54 % validation accuracy for two layers, 100 %
+training accuracy on the 50 examples, and that BN trains from far more scales.
 """
 from functools import partial
 
@@ -51,7 +51,7 @@ def train(raw, opts):
 
 
 def gradient_rows(seed=0):
-    """The gradient errors of a three-layer net by both numerical methods. Raises ArithmeticError if a gradient is wrong."""
+    """The gradient errors of a three-layer network by both numerical methods. Raises ArithmeticError if a gradient is wrong."""
     specs, shape, table = [["affine", 20], ["relu"], ["affine", 30], ["relu"], ["affine", 10]], (15,), []
     net = nets.build(specs, shape)
     for reg, errors_of_report in REPORTED.items():
@@ -94,9 +94,9 @@ def figures(results):
                "training loss, nats": lambda result: result["history"]["train_loss"][-1]}
     scales = {bn: {sigma: results[name(sigma, bn)] for sigma in SIGMAS} for bn in PLACES}
     return {
-        "solver-2-layer": partial(plots.curves, "2-layer net, SGD with a decaying learning rate", {"off": results["2-layer"]}),
-        "solver-50-examples": partial(plots.curves, "3-layer net on 50 examples", {"off": results["50 examples"]}),
-        "solver-scales": partial(plots.swept, "8-layer net, 5,000 images", dict.fromkeys(numbers, scales),
+        "solver-2-layer": partial(plots.curves, "2-layer network, SGD with a decaying learning rate", {"off": results["2-layer"]}),
+        "solver-50-examples": partial(plots.curves, "3-layer network on 50 examples", {"off": results["50 examples"]}),
+        "solver-scales": partial(plots.swept, "8-layer network, 5,000 images", dict.fromkeys(numbers, scales),
                                  "sigma of the initial weights", list(numbers.values())),
     }
 

@@ -1,4 +1,4 @@
-"""Results on disk: one JSON file and one checkpoint a run, and for an experiment one CSV and one file of histories.
+"""Results on disk: a JSON file and a checkpoint for each run, and for an experiment a CSV and a file of histories.
 
 A result is used again only if its whole key is the same: config, seed, data, code and numpy's version. The file's name
 holds a hash of the key, so results of other settings, data or code are never overwritten.
@@ -158,7 +158,7 @@ def read_checkpoint(path, key):
 
 
 def write_runs(path, results):
-    """Write results {row: [result, ...]} to path_runs.csv, a row a run, and their histories to path_histories.json.gz."""
+    """Write results {row: [result, ...]} to path_runs.csv, a row for each run, and their histories to path_histories.json.gz."""
     rows, histories = [], {}
     for result in (result for of_row in results.values() for result in of_row):
         numbers = {name: repr(float(result[name])) if name in result else "" for name in MEASURED}

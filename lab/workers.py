@@ -162,7 +162,7 @@ def keep_result(job, result, model, raw, opts):
 
 @contextlib.contextmanager
 def progress(total, opts):
-    """Show a bar, or without a terminal one line a run. Yields finished(job), to be called after each run."""
+    """Show a bar, or without a terminal a line for each run. Yields finished(job), to be called after each run."""
     with tqdm(total=total, unit="run", dynamic_ncols=True, disable=True if opts.quiet or not total else None) as bar:
 
         def finished(job):

@@ -395,7 +395,7 @@ def test_mat_file_that_crashes_or_hangs_or_swells_its_reader_is_refused_in_one_l
 
 
 def damaged(content, rng):
-    """content with a few bytes overwritten, left out or repeated, or cut off; mostly near its ends, where the structure lies."""
+    """content with a few bytes overwritten, left out or repeated, or cut off; mostly near its ends, where the structure is."""
     content = bytearray(content)
     for _ in range(rng.integers(1, 4)):
         n = len(content)

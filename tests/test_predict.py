@@ -39,7 +39,7 @@ def network(specs=None, bn="after", dtype=np.float32):
 
 @pytest.fixture
 def model(tmp_path):
-    """The file of a network; beside it lies an image that it can predict, a.png."""
+    """The file of a network; beside it is an image that it can predict, a.png."""
     Image.fromarray(NOISE).save(tmp_path / "a.png")
     models.save(tmp_path / "net.npz", **network())
     return tmp_path / "net.npz"
