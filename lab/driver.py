@@ -62,7 +62,6 @@ def train_all(train, raw, opts, path):
             raise UserError(f"the published results have {seeds} seeds, not {opts.seeds}; use --seeds {seeds} or more")
     for folder in (opts.store / "runs", opts.store / "models"):
         folder.mkdir(parents=True, exist_ok=True)
-        tables.clear_scratch(folder)
     if not opts.quiet:
         images = f"{len(raw['labels'])} training and {len(raw['test_labels'])} test images"
         where = f"cluster {opts.cluster}" if opts.cluster else f"{opts.jobs} job(s)"

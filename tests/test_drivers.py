@@ -302,16 +302,6 @@ def test_synthetic_set_takes_the_place_of_unavailable_data_only_if_no_dataset_is
             drive(*command, fail=error)
 
 
-def test_old_scratch_of_killed_drivers_is_cleared(drive, tmp_path):
-    scratch = [tmp_path / "results" / "cifar10" / folder / ".x.host.1.scratch" for folder in ("runs", "models")]
-    for path in scratch:
-        path.parent.mkdir(parents=True)
-        path.write_text("")
-        os.utime(path, (0, 0))
-    drive()
-    assert not any(path.exists() for path in scratch)
-
-
 # ---------------------------------------------------------------------------------- options, progress, and how it ends
 
 
