@@ -274,6 +274,7 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        filename = getattr(error, "filename", None)
+        sys.exit(f"error: {filename}: {error.strerror}" if filename else f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted")

@@ -15,11 +15,11 @@ import kbn
 HOME = Path(__file__).resolve().parents[1]
 FORMATS = ["png", "pdf", "svg"]
 
-# Everything that decides a run besides its seed. A net is given by its hidden widths, or by specs (see nets.py).
+# Everything that decides a run besides its seed. A network is given by its hidden widths, or by specs (see nets.py).
 DEFAULTS = {
     "hidden": [50, 50],
     "specs": None,
-    "loss": "softmax",     # "softmax" or "svm"; svm for nets of specs only
+    "loss": "softmax",     # "softmax" or "svm"; svm for networks of specs only
     "sigma": None,         # standard deviation of the initial weights: a number, None (He) or "xavier"
     "scale": "each",       # how pixels are standardised, see training.split
     "n_train": 45_000,
@@ -107,7 +107,7 @@ def options(doc, datasets, dataset="cifar10", argv=None):
     add = options.add_argument
     add("--dataset", choices=datasets, help=f"default: {dataset}, or a built-in synthetic set if it cannot be downloaded")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the official files (default: $KBN_DATA_DIR, else one download)")
-    add("--seeds", type=at_least_one, default=1, metavar="N", help="train every net with seeds 0 .. N-1 (default 1)")
+    add("--seeds", type=at_least_one, default=1, metavar="N", help="train every network with seeds 0 .. N-1 (default 1)")
     cores = joblib.cpu_count()
     add("--jobs", type=at_least_one, default=cores, metavar="N", help=f"parallel runs (default: one per core, here {cores})")
     add("--cluster", metavar="ADDRESS", help="train on a Dask cluster; the address of its scheduler, tcp://host:8786")

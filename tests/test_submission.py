@@ -164,6 +164,7 @@ def test_batch_of_another_content_is_refused(module, changes, tmp_path):
         ([], 1, "error: name the folder of CIFAR-10 with --data-dir or KBN_DATA_DIR"),
         (["--data-dir", "empty"], 1, "error: empty: data_batch_1 is missing"),
         (["--seeds", "0", "--synthetic"], 2, "argument --seeds: 0 is below 1"),
+        (["--synthetic", "--out", str(HOME / "LICENSE")], 1, "LICENSE: File exists"),
         (["--exercise", "5"], 2, "argument --exercise: invalid choice: '5'"),
     ],
 )
