@@ -8,10 +8,13 @@ it. Every call compiles it to report/report.pdf and fills in the tables, numbers
 The compiler is a Python package: pip install -r requirements-report.txt
 """
 
+import os
 import re
+import sys
 from pathlib import Path
 
-from lab.settings import HOME, UserError, parser, run_main
+from lab.data import DATASETS
+from lab.settings import HOME, UserError, make_folder, parser, run_main
 from lab.tables import write
 
 NEEDED = {  # driver: the experiment and the figures that the report shows
@@ -22,26 +25,26 @@ NEEDED = {  # driver: the experiment and the figures that the report shows
 
 
 def missing_files(opts, results, figures, gradcheck):
-    """Return pairs (the first file that the report lacks of a script, the command that makes it)."""
-    place = ["--publish"] * opts.published + (["--out", str(opts.out)] if opts.out != HOME else [])
-    data = ["--dataset", opts.dataset] * (opts.dataset != "cifar10") + ["--smoke"] * opts.smoke
-    missing = [] if gradcheck.exists() else [(gradcheck, ["gradcheck.py", *place])]
+    """Return {the command of each script whose results the report lacks: the first file that is missing}."""
+    place = " --publish" if opts.published else f" --out {opts.out}" if opts.out != HOME else ""
+    data = f" --dataset {opts.dataset}" * (opts.dataset != "cifar10") + " --smoke" * opts.smoke
+    missing = {} if gradcheck.exists() else {f"gradcheck.py{place}": gradcheck}
     for driver, (experiment, names) in NEEDED.items():
         runs, pictures = results / f"{experiment}_runs.csv", [figures / f"{name}.png" for name in names]
         if not runs.exists():
-            missing.append((runs, [driver, *data, *place]))
+            missing[driver + data + place] = runs
         elif lacking := [path for path in pictures if not path.exists()]:
-            missing.append((lacking[0], [driver, *data, *place, "--figures"]))
+            missing[f"{driver}{data}{place} --figures"] = lacking[0]
     return missing
 
 
 def compile_report(report, **inputs):
-    """Return the PDF of a Typst file in a folder below --out; inputs: the paths that it reads results from."""
+    """Return the PDF of a Typst file; inputs: the paths that it reads results from."""
     try:
         import typst
     except ImportError:
         raise UserError("the report needs the Typst compiler: pip install -r requirements-report.txt") from None
-    root = report.parents[1]
+    root = Path(os.path.commonpath([report.parents[1], *inputs.values()]))  # Typst reads nothing outside
     inputs = {name: f"/{path.relative_to(root).as_posix()}" for name, path in inputs.items()}
     try:
         return typst.compile(str(report), root=str(root), sys_inputs=inputs)
@@ -53,18 +56,20 @@ def compile_report(report, **inputs):
 def main():
     options = parser(__doc__)
     options.add_argument("--published", action="store_true", help="report the published results")
-    options.add_argument("--dataset", metavar="NAME", default="cifar10", help="report results on another dataset")
+    options.add_argument("--dataset", choices=DATASETS, default="cifar10", help="report results on another dataset")
     options.add_argument("--smoke", action="store_true", help="report the results of a quick trial")
     options.add_argument("--out", type=Path, default=HOME, metavar="DIR", help="folder of results/ and report/ (default: here)")
     opts = options.parse_args()
     opts.out = opts.out.resolve()
 
-    label = "published" if opts.published else opts.dataset + "-smoke" * opts.smoke
-    results, figures, report = opts.out / "results" / label, opts.out / "figures" / label, opts.out / "report" / "report.typ"
-    gradcheck = opts.out / "results" / ("published" * opts.published) / "gradcheck.csv"
+    home, label = (HOME, "published") if opts.published else (opts.out, opts.dataset + "-smoke" * opts.smoke)
+    results, figures = home / "results" / label, home / "figures" / label
+    gradcheck = results / "gradcheck.csv" if opts.published else home / "results" / "gradcheck.csv"
     if missing := missing_files(opts, results, figures, gradcheck):
-        raise UserError("; ".join(f"{path} is missing: python {' '.join(command)}" for path, command in missing))
-    report.parent.mkdir(exist_ok=True)
+        for command, path in missing.items():
+            print(f"make_report.py: error: {path} is missing; make it with python {command}", file=sys.stderr)
+        return 1
+    report = make_folder(opts.out / "report") / "report.typ"
     if not report.exists():
         write(report, (HOME / "handin" / "report.typ").read_bytes())
     pdf = report.with_name("report-published.pdf" if opts.published else "report.pdf")

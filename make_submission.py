@@ -17,7 +17,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
-from lab.settings import HOME, UserError, parser, run_main
+from lab.settings import HOME, UserError, make_folder, parser, run_main
 from lab.tables import write
 
 HANDIN = "handin/assignment3"
@@ -136,7 +136,7 @@ def shortened(definition):
     node, lines = definition.node, definition.text.split("\n")
     if not isinstance(node, ast.FunctionDef):
         return definition
-    start = node.lineno - next(i for i, line in enumerate(lines) if line.startswith("def "))  # comments may stand before it
+    start = node.lineno - next(i for i, line in enumerate(lines) if line.startswith("def "))  # comments may come before it
     docs = [part for part in node.body[:1] if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)]
     checks = [part for part in node.body[len(docs) :] if isinstance(part, ast.If) and isinstance(part.body[0], ast.Raise)]
     for part in reversed(docs + checks * (len(docs + checks) < len(node.body))):
@@ -157,11 +157,11 @@ def main():
         print(function(opts.function), end="")
     else:
         path, text = opts.out or HOME / "submission" / "assignment3.py", submission()
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name a file with --out, such as {path / 'assignment3.py'}")
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{path} is not replaced, because its content is not what this script writes now; delete it, or name another file with --out"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
+            raise UserError(f"{path} is not replaced, because it has been changed; delete it, or name another file with --out")
+        make_folder(path.parent)
         write(path, text)
         print(path)
 

@@ -21,7 +21,6 @@ the size that the network was trained on. Nothing is cropped, so an image of oth
 
 import logging
 import os
-import signal
 import sys
 import warnings
 from contextlib import contextmanager
@@ -80,7 +79,7 @@ def eight_bits(image):
 
 @np.errstate(all="ignore")
 def predict(model, pixels):
-    """The probabilities P (K, n) of the classes for pixels 0..255 (d, n), one image a column, in the precision of params.
+    """The probabilities P (K, n) of the classes for pixels 0..255 (d, n), an image in each column, in the precision of params.
 
     model: from models.load. Raises ValueError where pixels do not fit the model or its scores overflow.
     """
@@ -109,6 +108,10 @@ def main(argv=None):
     opts = parser.parse_args(argv)
     try:
         model = models.load(opts.model)
+    except OSError as error:
+        raise settings.UserError(
+            f"{opts.model} cannot be read ({error.strerror}); name a network that a driver saved, such as results/.../models/NAME.npz"
+        ) from error
     except ValueError as error:
         raise settings.UserError(printable(error)) from error
     status, width, class_width = 0, max(map(len, opts.images)) + 1, max(map(len, model["classes"]))
@@ -125,6 +128,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a closed pipe, as of | head -1, ends the script silently
     settings.run_main(main)

@@ -32,7 +32,7 @@ def report(results, published):
 
 def figures(results):
     depths = {name: results[name] for name in ("3-layer", "6-layer", "9-layer")}
-    return {"ex2-depth": partial(plots.compared, "Nets of 3, 6 and 9 layers without BN", depths)}
+    return {"ex2-depth": partial(plots.compared, "Networks of 3, 6 and 9 layers, BN off", depths)}
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Convolutional nets on MNIST. (The MNIST homework)
+"""Convolutional networks on MNIST. (The MNIST homework)
 
     python run_mnist.py              one seed, 9 minutes on 2 cores
     python run_mnist.py --seeds 3    the published table
 
-A fully connected and a convolutional net (twice convolution, ReLU, max pooling, then affine), trained with the softmax loss
-and momentum, and variants of both with one change each: with batch normalization, with the SVM loss, without momentum, with
-average pooling. The learning rates are the same. Expect over 98 % for the fully connected net with BN and 99 % for the
-convolutional ones with momentum. One figure shows the filters of the first layer, another the first digits that the convolutional net with
-BN misclassifies.
+A fully connected and a convolutional network (twice convolution, ReLU, max pooling, then affine), trained with the softmax
+loss and momentum, and variants of both with one change each: with batch normalization, with the SVM loss, without
+momentum, with average pooling. The learning rates are the same. Expect over 98 % for the fully connected network with BN
+and 99 % for the convolutional ones with momentum. One figure shows the filters of the first layer, another the first
+digits that the convolutional network with BN misclassifies.
 """
 from functools import partial
 
@@ -47,12 +47,12 @@ def figures(results):
     for net in ("fully connected", "convolutional"):
         variants = {name.removeprefix(net).lstrip(", ") or "softmax loss, momentum": mine
                     for name, mine in results.items() if name.startswith(net)}
-        title = f"{net.capitalize()} net, one change at a time"
+        title = f"{net.capitalize()} network, one change at a time"
         drawn[f"mnist-{net.replace(' ', '-')}"] = partial(plots.compared, title, variants)
     shown = results["convolutional, BN"][0]
     return drawn | {
-        "mnist-filters": partial(plots.filters, "First layer of the convolutional net with BN", shown),
-        "mnist-mistakes": partial(plots.mistakes, "Digits that the convolutional net with BN misclassifies", shown),
+        "mnist-filters": partial(plots.filters, "First layer of the convolutional network with BN", shown),
+        "mnist-mistakes": partial(plots.mistakes, "Digits that the convolutional network with BN misclassifies", shown),
     }
 
 

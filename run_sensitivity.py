@@ -3,9 +3,9 @@
     python run_sensitivity.py              one seed, 3 to 6 minutes on 2 cores
     python run_sensitivity.py --seeds 3    the published table
 
-The 3- and 9-layer networks for three sigmas: without BN, with BN and the assignment's epsilon (Matlab's eps), and with BN
-and 1e-5, which is common elsewhere. Expect BN to train from every sigma, unless epsilon is far above the variance of the
-scores: then nothing is normalised.
+The 3- and 9-layer networks for three sigmas: with BN off, with BN before the ReLU and the assignment's epsilon (Matlab's
+eps), and with BN before the ReLU and 1e-5, which is common elsewhere. Expect BN to train from every sigma, unless epsilon
+is far above the variance of the scores: then nothing is normalised.
 """
 from functools import partial
 
@@ -19,7 +19,7 @@ SIGMAS = [1e-1, 1e-3, 1e-4]
 VARIANTS = {
     "BN off": {"bn": "off"},
     "BN before, eps 2.2e-16": {"bn": "before", "eps": kbn.EPS},
-    "BN before, eps 1e-05": {"bn": "before", "eps": 1e-5},
+    "BN before, eps 1e-5": {"bn": "before", "eps": 1e-5},
 }
 
 
@@ -42,7 +42,7 @@ def report(results, published):
 def figures(results):
     panels = {net: {f"sigma {sigma:g}": {variant.removeprefix("BN off") or "off": results[name(net, sigma, variant)]
                                          for variant in VARIANTS} for sigma in SIGMAS} for net in NETS}
-    return {f"sensitivity-{net}": partial(plots.sensitivity, f"{net} net, weights from N(0, sigma²)", panels[net])
+    return {f"sensitivity-{net}": partial(plots.sensitivity, f"{net} network, weights from N(0, sigma²)", panels[net])
             for net in NETS}
 
 

@@ -92,7 +92,9 @@ def provenance(about, paths, fingerprint, n_shared):
 
 def find(about, data_dir):
     """The paths of the files of a dataset and their reader, of the first format that is complete. Downloads them if necessary."""
-    named = data_dir or os.environ.get("KBN_DATA_DIR")
+    named, options = data_dir or os.environ.get("KBN_DATA_DIR"), "--data-dir or KBN_DATA_DIR"
+    if named and not os.path.isdir(named):
+        raise UserError(f"{named} is not a folder; name the folder that holds {about['holds']} with {options}")
     cache = Path(pooch.os_cache("kbn"), about["folder"])
     for folder in [Path(named), Path(named, about["folder"])] if named else [cache]:
         found = [(files, existing(folder, files), reader) for files, reader in about["formats"]]
@@ -102,10 +104,8 @@ def find(about, data_dir):
         for files, paths, _ in found:
             if any(paths):
                 raise UserError(f"{folder}: {files[paths.index(None)]} is missing")
-    if named and not os.path.isdir(named):
-        raise UserError(f"there is no folder {named}, which --data-dir or KBN_DATA_DIR names")
     if named:
-        raise UserError(f"{named} holds no {about['folder']} ({about['holds']})")
+        raise UserError(f"{named} does not hold {about['title']} ({about['holds']}); name the folder that does with {options}")
     download(about, cache)
     files, reader = about["formats"][0]
     return [cache / file for file in files], reader

@@ -27,8 +27,11 @@ def drive(name, doc, train, report, figures, dataset="cifar10"):
     else:
         results = store.read_runs(path)
     if not opts.figures:
-        write_tables(report(results, published_results(name, results, opts)), results, opts, folders["results"])
+        write_tables(report(results, published_results(name, results, opts)), results, folders["results"])
     draw_figures(figures(results), opts, folders["figures"])
+    if not opts.quiet:
+        places = {kind: os.path.relpath(folder) for kind, folder in folders.items()}
+        print(f"\ntables in {places['results']}, figures in {places['figures']}")
 
 
 def open_data(opts):
@@ -59,11 +62,10 @@ def train_all(train, raw, opts, path):
             raise UserError(f"the published results have {seeds} seeds, not {opts.seeds}; use --seeds {seeds} or more")
     for folder in (opts.store / "runs", opts.store / "models"):
         folder.mkdir(parents=True, exist_ok=True)
-        tables.clear_scratch(folder)
     if not opts.quiet:
         images = f"{len(raw['labels'])} training and {len(raw['test_labels'])} test images"
         where = f"cluster {opts.cluster}" if opts.cluster else f"{opts.jobs} job(s)"
-        print(f"{raw['title']}: {images}, {opts.seeds} seed(s), {where}; to {os.path.relpath(path.parent)}", flush=True)
+        print(f"{raw['title']}: {images}, {opts.seeds} seed(s), {where}", flush=True)
     try:
         return train(raw, opts)
     except KeyboardInterrupt:
@@ -81,12 +83,14 @@ def published_results(name, results, opts):
     return store.read_runs(path)
 
 
-def write_tables(named, results, opts, folder):
-    """Write each of the named tables and print it, with the dataset's title and note above."""
+def write_tables(named, results, folder):
+    """Write each of the named tables and print it, with its name above, or if it has accuracies, the dataset's title and note."""
     about = next(iter(results.values()))[0]["data"]
     title = about["title"] + f" ({about['note']})" * bool(about["note"])
     for name, rows in named.items():
-        print(f"\n{title}; accuracies in %: mean ± sd (number of seeds)\n\n{tables.write_table(folder / name, rows)}", end="")
+        summaries = any(isinstance(cell, tuple) for cell in rows[0].values())
+        head = f"{title}; accuracies in %: mean ± sd (number of seeds)" if summaries else name.replace("_", " ")
+        print(f"\n{head}\n\n{tables.write_table(folder / name, rows)}", end="")
 
 
 def draw_figures(named, opts, folder):
@@ -95,10 +99,7 @@ def draw_figures(named, opts, folder):
     if unknown:
         raise UserError(f"there is no figure {unknown[0]!r}; there are {', '.join(named)}")
     for name in opts.figures or named:
-        path = folder / f"{name}.{opts.format}"
-        plots.save(named[name](), path)
-        if opts.figures is not None and not opts.quiet:
-            print(os.path.relpath(path))
+        plots.save(named[name](), folder / f"{name}.{opts.format}")
 
 
 def reported(row, results):

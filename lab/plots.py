@@ -1,8 +1,8 @@
 """Figures of results, as matplotlib Figures. Nothing is trained here, and no file is read.
 
 Each kind of figure is a function of a title and of results (of training) in dicts, whose last level holds lists of results,
-one a seed. nets are {place of BN ("off", "before", "after") or a label of your own: results}. A line is the mean of the
-seeds in a band of ± one standard deviation, unless something else is said. Accuracies are drawn in percent.
+one for each seed. nets are {place of BN ("off", "before", "after") or a label of your own: results}. A line is the mean of
+the seeds in a band of ± one standard deviation, unless something else is said. Accuracies are drawn in percent.
 """
 
 import io
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from lab import tables
 
 WIDTH = 6.3  # inches: the text of an A4 page
-LABELS = {"off": "without BN", "before": "BN before the ReLU", "after": "BN after the ReLU"}
+LABELS = {"off": "BN off", "before": "BN before", "after": "BN after"}  # the ReLU
 # Colours that the colour-blind can tell apart (Okabe and Ito). Markers and line styles show the same without colour.
 STYLES = {
     "off": {"color": "#D55E00", "marker": "o", "linestyle": "-", "linewidth": 1.8, "markersize": 5},  # seen behind others
@@ -149,9 +149,10 @@ def search(title, stages):
             if not trial["diverged"]:
                 panel.plot(x, y, **style)
                 best[seed] = max(best.get(seed, (y, x)), (y, x))
-    for seed, (y, x) in best.items():
-        panel.plot(x, y, "o", color="black", markerfacecolor="none", markersize=8, label="best trial of each seed (its number)")
-        panel.annotate(seed, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=7)
+    for turn, (seed, (y, x)) in enumerate(sorted(best.items(), key=lambda item: item[1][1])):
+        side, align = (-6, "right") if turn < len(best) / 2 else (6, "left")
+        panel.annotate(f"seed {seed}", (x, y), (side, 0), textcoords="offset points", ha=align, va="center", fontsize=7)
+        panel.plot(x, y, "o", color="black", markerfacecolor="none", markersize=8, label="best trial of each seed")
     panel.set(xscale="log", xlabel="lambda", ylabel=NUMBERS["val_accuracy"])
     return finish(axes, title, stages, "searches with {} seeds")
 
@@ -175,7 +176,7 @@ def swept(title, panels, what, number):
     """A number of each result against a value, on a logarithmic axis.
 
     panels: {panel title: {place or label: {value: results}}}. what: the name of the value. number: a key of the results.
-    It may also be a function of a result, or a list of keys and functions, one a panel; the panels' titles then name it.
+    It may also be a function of a result, or a list of keys and functions, one for each panel; the panels' titles then name it.
     """
     axes = Figure((WIDTH, 3)).subplots(1, len(panels), squeeze=False, sharey=isinstance(number, str))
     numbers = number if isinstance(number, list) else [number] * len(panels)
@@ -188,6 +189,9 @@ def swept(title, panels, what, number):
                 panel.plot([x] * len(values[x]), values[x], ".", color=style["color"], markersize=3)
                 mark_diverged(panel, x, results, style["color"], turn)
         panel.set(xscale="log", xlabel=what, ylabel=head)
+        if len(values) <= 8:  # few enough to be read
+            panel.set_xticks(list(values), [f"{x:g}" for x in values])
+            panel.minorticks_off()
         if isinstance(number, str):
             panel.set(title=head, ylabel=NUMBERS[number] if panel is axes[0, 0] else "")
     return finish(axes, title, panels, "mean ± sd of {} seeds, a dot for each")

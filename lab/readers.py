@@ -76,9 +76,9 @@ def scalars(content):
 
 
 def batch_images(values):
-    """The array that begins there. Its shape, its type and whether its order is Fortran's stand before the pixels.
+    """The array that begins there. Its shape, its type and whether its order is Fortran's come before the pixels.
 
-    In protocol 5 they stand behind the pixels, and the order, C or F, follows the shape.
+    In protocol 5 they come after the pixels, and the order, C or F, follows the shape.
     """
     n, d = CIFAR10_BATCH
     pixels = [i for i, value in enumerate(values) if isinstance(value, str | bytes | bytearray) and len(value) == n * d]
@@ -118,12 +118,12 @@ def read_idx(path, dims):
         if len(dims) > 1:
             return array.reshape(dims[0], -1).copy()
         if array.max() > 9:
-            raise ValueError(f"labels must lie in 0..9, found {array.max()}")
+            raise ValueError(f"labels must be in 0..9, found {array.max()}")
         return array.astype(np.int64)
 
 
 def read_mat(paths):
-    """Read mnist_all.mat, where the images lie class by class. They get a random order, always the same."""
+    """Read mnist_all.mat, where the images are sorted by class. They get a random order, always the same."""
     (path,), rng, arrays = paths, np.random.default_rng(0), []
     with reading(path, "MNIST as a MATLAB file"):
         variables = mat_variables(path)

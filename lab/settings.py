@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -14,11 +15,11 @@ import kbn
 HOME = Path(__file__).resolve().parents[1]
 FORMATS = ["png", "pdf", "svg"]
 
-# Everything that decides a run besides its seed. A net is given by its hidden widths, or by specs (see nets.py).
+# Everything that decides a run besides its seed. A network is given by its hidden widths, or by specs (see nets.py).
 DEFAULTS = {
     "hidden": [50, 50],
     "specs": None,
-    "loss": "softmax",     # "softmax" or "svm"; svm for nets of specs only
+    "loss": "softmax",     # "softmax" or "svm"; svm for networks of specs only
     "sigma": None,         # standard deviation of the initial weights: a number, None (He) or "xavier"
     "sigma_b": 0.0,        # and of the initial biases
     "scale": "each",       # how pixels are standardised, see training.split
@@ -85,16 +86,17 @@ def add_out(parser):
 
 
 def output_folder(opts, kind, label=""):
-    """Return the folder of kind ("results", "figures"), made if necessary: the published one with --publish, else label's.
+    """Return the folder of kind ("results", "figures"), made if necessary: the published one with --publish, else label's."""
+    return make_folder(opts.out / kind / ("published" if opts.publish else label))
 
-    Raises OSError, naming the folder, if nothing can be written there.
-    """
-    folder = opts.out / kind / ("published" if opts.publish else label)
+
+def make_folder(folder):
+    """Make a folder below --out, unless it is there already, and return it. Raises UserError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"{folder}: nothing can be written there ({error.strerror}); name a folder with --out") from None
+        raise UserError(f"{folder}: nothing can be written there ({error.strerror}); name another place with --out") from None
     return folder
 
 
@@ -106,8 +108,8 @@ def options(doc, datasets, dataset="cifar10", argv=None):
     options = parser(doc)
     add = options.add_argument
     add("--dataset", choices=datasets, help=f"default: {dataset}, or a built-in synthetic set if it cannot be downloaded")
-    add("--data-dir", metavar="DIR", help="folder of the official files (default: $KBN_DATA_DIR, else one download)")
-    add("--seeds", type=at_least_one, default=1, metavar="N", help="train every net with seeds 0 .. N-1 (default 1)")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of the official files (default: $KBN_DATA_DIR, else one download)")
+    add("--seeds", type=at_least_one, default=1, metavar="N", help="train every network with seeds 0 .. N-1 (default 1)")
     cores = joblib.cpu_count()
     add("--jobs", type=at_least_one, default=cores, metavar="N", help=f"parallel runs (default: one per core, here {cores})")
     add("--cluster", metavar="ADDRESS", help="train on a Dask cluster; the address of its scheduler, tcp://host:8786")
@@ -132,14 +134,25 @@ def options(doc, datasets, dataset="cifar10", argv=None):
 
 
 def run_main(main):
-    """Run a script's main(). A user's error is one line on stderr and status 1, an interruption one line and status 130."""
+    """Run a script's main(). A user's error is one line on stderr and status 1, an interruption one line and status 130.
+
+    If nobody reads the output any more, as behind | head -1, the script ends without a word.
+    """
     name = Path(sys.argv[0]).name
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack ± or a class name's letters
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sys.exit(main())
+        try:
+            sys.exit(main())
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
+        sys.exit(1)
     except (UserError, FloatingPointError, OSError) as error:
-        sys.exit(f"{name}: error: {' '.join(str(error).split())}")
+        filename = getattr(error, "filename", None)
+        text = f"{filename}: {error.strerror}" if filename else str(error)
+        sys.exit(f"{name}: error: {' '.join(text.split())}")
     except KeyboardInterrupt as error:
         print(f"\n{name}: interrupted{error}", file=sys.stderr)
         sys.exit(130)

@@ -1,11 +1,9 @@
 """Files that are written whole, and tables as Markdown, CSV and LaTeX."""
 
-import contextlib
 import csv
 import io
 import os
 import platform
-import time
 
 import numpy as np
 
@@ -19,14 +17,6 @@ def write(path, content):
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-
-
-def clear_scratch(folder, age=600):
-    """Remove what a process that was killed in write left in folder more than age seconds ago."""
-    for scratch in folder.glob(".*.scratch"):
-        with contextlib.suppress(FileNotFoundError):  # another driver may have just renamed it
-            if time.time() - scratch.stat().st_mtime > age:
-                scratch.unlink()
 
 
 def summary(values):

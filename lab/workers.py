@@ -44,7 +44,10 @@ def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
         config = settings.smoke(row["config"]) if opts.smoke else row["config"]
         key = store.key_of(config, seed, about, test)
         path = opts.store / "runs" / f"{store.run_name(row['name'], key)}.json"
-        jobs.append({"row": row["name"], "key": key, "path": path, "checkpoint": path.with_suffix(".checkpoint")})
+        label = f"{row['name']} ({row['setting']}), seed {seed}" if row["setting"] else f"{row['name']}, seed {seed}"
+        jobs.append(
+            {"row": row["name"], "label": label, "key": key, "path": path, "checkpoint": path.with_suffix(".checkpoint")}
+        )
     for job in jobs:
         job["result"] = None if opts.fresh else store.read_result(job["path"], job["key"])
     left = {job["path"]: job for job in jobs if not job["result"]}
@@ -159,11 +162,11 @@ def keep_result(job, result, model, raw, opts):
 
 @contextlib.contextmanager
 def progress(total, opts):
-    """Show a bar, or without a terminal one line a run. Yields finished(job), to be called after each run."""
+    """Show a bar, or without a terminal a line for each run. Yields finished(job), to be called after each run."""
     with tqdm(total=total, unit="run", dynamic_ncols=True, disable=True if opts.quiet or not total else None) as bar:
 
         def finished(job):
-            line = f"{job['row']}, seed {job['key']['seed']}: validation {100 * job['result']['val_accuracy']:.2f} %"
+            line = f"{job['label']}: validation {100 * job['result']['val_accuracy']:.2f} %"
             bar.set_postfix_str(line, refresh=False)
             bar.update()
             finished.n += 1

@@ -50,10 +50,10 @@ def options(out, *more):
 
 
 def results_of(folder):
-    """The stored results below a folder by the names of their files, without the seconds that they took."""
+    """The stored results below a folder by the names of their files, without the seconds that they took and the digest."""
     results = {path.name: json.loads(path.read_text()) for path in folder.rglob("runs/*.json")}
     for result in results.values():
-        del result["duration_s"]
+        del result["duration_s"], result["digest"]
     return results
 
 

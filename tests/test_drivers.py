@@ -15,7 +15,7 @@ import termios
 from functools import partial
 
 import pytest
-from conftest import HOME, SMALL, call, options, results_of
+from conftest import HOME, SMALL, call, options, results_of, start
 
 from lab import data, driver, plots, settings, store, workers
 from lab.settings import UserError, row
@@ -73,7 +73,14 @@ def test_help_shows_the_docstring(name, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong, status, words",
-    [(["--sedes", "3"], 2, "--sedes"), (["--data-dir", "not here"], 1, "not here"), ([*SMALL, "--out", "a file"], 1, "--out")],
+    [
+        (["--sedes", "3"], 2, "--sedes"),
+        (["--data-dir", "not here"], 1, "not here is not a folder"),
+        (["--data-dir", "a file"], 1, "a file is not a folder"),
+        (["--data-dir", "."], 1, ". does not hold CIFAR-10"),
+        (["--data-dir", ""], 1, ". does not hold CIFAR-10"),
+        ([*SMALL, "--out", "a file"], 1, "--out"),
+    ],
 )
 def test_wrong_option_is_one_line_and_writes_nothing(wrong, status, words, tmp_path):
     (tmp_path / "a file").write_text("")
@@ -92,6 +99,15 @@ def test_without_network_the_synthetic_set_is_used_unless_a_dataset_is_named(tmp
     line = asked.stderr.splitlines()[-1]
     assert line.startswith("run_ex2.py: error: CIFAR-10 cannot be downloaded") and "--data-dir" in line
     assert not (tmp_path / "2").exists()
+
+
+@pytest.mark.parametrize("command", [("run_ex2.py", *SMALL, "--jobs", 2, "--out", "."), ("make_submission.py", "--list")])
+def test_closed_pipe_ends_a_script_silently(command, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    job = start(*command, cwd=tmp_path, stdout=writer)
+    os.close(writer)
+    assert job.communicate(timeout=60)[1] == "" and job.returncode == 1
 
 
 def test_odd_folders_and_a_terminal_of_ascii_are_no_obstacle(tmp_path):
@@ -179,9 +195,12 @@ def published(drive, tmp_path):
 def test_finished_runs_are_reported_and_not_repeated_unless_fresh(drive, tmp_path):
     first = drive("--seeds", "2")
     head, *lines = first.out.splitlines()
-    assert head.startswith("CIFAR-10: 2000 training and 1000 test images, 2 seed(s), 1 job(s); to ") and first.err == ""
-    for i, name in enumerate(["net, seed 0", "net, seed 1", "BN, seed 0", "BN, seed 1"]):
-        assert re.fullmatch(rf"{i + 1} of 4: {name}: validation \d+\.\d\d %, \d+ s", lines[i])
+    assert head.startswith("CIFAR-10: 2000 training and 1000 test images, 2 seed(s), 1 job(s)") and first.err == ""
+    for i, name in enumerate(["net, seed 0", "net, seed 1", "BN (with BN), seed 0", "BN (with BN), seed 1"]):
+        assert re.fullmatch(rf"{i + 1} of 4: {re.escape(name)}: validation \d+\.\d\d %, \d+ s", lines[i])
+    assert lines[-1] == f"tables in {os.path.relpath(tmp_path / 'results/cifar10')}, figures in " + os.path.relpath(
+        tmp_path / "figures/cifar10"
+    )
     assert "\nCIFAR-10; accuracies in %: mean ± sd (number of seeds)\n\n| network | setting | validation " in first.out
     runs = contents(*tmp_path.rglob("runs"))
     _, found, trained, *_ = drive("--seeds", "3").out.splitlines()
@@ -193,7 +212,7 @@ def test_finished_runs_are_reported_and_not_repeated_unless_fresh(drive, tmp_pat
 
 def test_quiet_prints_only_tables_and_errors(drive):
     whole, quiet = drive(), drive("--quiet")
-    assert quiet.err == "" and whole.out.endswith(quiet.out) and quiet.out.startswith("\nCIFAR-10; accuracies in %")
+    assert quiet.err == "" and quiet.out in whole.out and quiet.out.startswith("\nCIFAR-10; accuracies in %")
     assert drive("--quiet", "--fresh").out == quiet.out and drive("--quiet", "--figures", "toy-BN").out == ""
 
 
@@ -203,7 +222,7 @@ def test_figures_are_drawn_from_stored_results_without_data_and_training(drive, 
     monkeypatch.setattr(workers, "train", None)
     monkeypatch.setattr(driver, "open_data", None)
     again = drive("--figures")
-    assert without_times(contents(tmp_path)) == files and "| network |" in again.out and "toy-BN.png" in again.out
+    assert without_times(contents(tmp_path)) == files and "| network |" in again.out
     named = drive("--figures", "toy-BN", "--format", "svg")
     assert "|" not in named.out and {path.name for path in contents(tmp_path).keys() - files.keys()} == {"toy-BN.svg"}
     with pytest.raises(UserError, match="no figure 'toy-x'; there are toy-net, toy-BN"):
@@ -283,16 +302,6 @@ def test_synthetic_set_takes_the_place_of_unavailable_data_only_if_no_dataset_is
             drive(*command, fail=error)
 
 
-def test_old_scratch_of_killed_drivers_is_cleared(drive, tmp_path):
-    scratch = [tmp_path / "results" / "cifar10" / folder / ".x.host.1.scratch" for folder in ("runs", "models")]
-    for path in scratch:
-        path.parent.mkdir(parents=True)
-        path.write_text("")
-        os.utime(path, (0, 0))
-    drive()
-    assert not any(path.exists() for path in scratch)
-
-
 # ---------------------------------------------------------------------------------- options, progress, and how it ends
 
 
@@ -319,7 +328,7 @@ def test_bad_option_is_one_line_that_names_it(wrong, words, capsys):
     "error, line",
     [
         (UserError("a\n  b"), "toy.py: error: a b"),
-        (FileNotFoundError(2, "No such file", "x"), "toy.py: error: [Errno 2] No such file: 'x'"),
+        (FileNotFoundError(2, "No such file", "x"), "toy.py: error: x: No such file"),
         (FloatingPointError("training diverged"), "toy.py: error: training diverged"),
         (KeyboardInterrupt(), "toy.py: interrupted"),
     ],
@@ -345,7 +354,7 @@ def test_progress_on_a_terminal_is_a_bar_no_wider_than_it(columns, tmp_path, mon
         for opts.quiet in (True, False):
             with workers.progress(3, opts) as finished:
                 for seed in range(3):
-                    finished({"row": "net", "key": {"seed": seed}, "result": {"val_accuracy": 0.5, "duration_s": 1}})
+                    finished({"label": f"net, seed {seed}", "result": {"val_accuracy": 0.5, "duration_s": 1}})
     with contextlib.suppress(OSError):  # the other side is closed
         while True:
             shown += os.read(ours, 4096)

@@ -105,7 +105,7 @@ def test_diverged_run_has_no_curve_and_is_counted_in_the_title(kind):
 
 def test_places_of_bn_have_the_same_style_in_all_figures_and_other_labels_differ():
     styles = plots.styles(["a", "before", "b", "c"])
-    assert styles["before"] == plots.styles(["before", "off"])["before"] and styles["before"]["label"] == "BN before the ReLU"
+    assert styles["before"] == plots.styles(["before", "off"])["before"] and styles["before"]["label"] == "BN before"
     assert len({style["marker"] for style in styles.values()}) == 4
     assert plots.styles(["c"], {"one": ["a", "before", "b"], "two": ["c"]})["c"] == styles["c"]
 

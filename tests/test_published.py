@@ -22,11 +22,11 @@ QUANTITIES = {  # a column of the first version's tables: its value for one run
     "training - test": lambda run: 100 * (run["train_accuracy"] - run["test_accuracy"]),
     "best validation": lambda run: 100 * max(run["history"].get("val_accuracy", [0.1])),  # 0.1: a diverged run
     "best training": lambda run: 100 * max(run["history"].get("train_accuracy", [0.1])),
-    "seconds an epoch": lambda run: run["duration_s"] / len(run["history"]["t"]),
+    "seconds per epoch": lambda run: run["duration_s"] / len(run["history"]["t"]),
     "epochs to 85 %": lambda run: 1 + np.argmax(np.array(run["history"]["val_accuracy"]) >= 0.85),
     "lambda": lambda run: run["config"]["lam"],
 }
-PRINTED = ["seconds an epoch", "epochs to 85 %"]  # the first version kept one decimal
+PRINTED = ["seconds per epoch", "epochs to 85 %"]  # the first version kept one decimal
 
 
 def published_runs(experiment):

@@ -62,8 +62,11 @@ def test_report_says_whose_numbers_it_shows(folder):
     assert "those of my own runs" in parts(folder, "par") and "published" not in parts(folder, "par")
     for kind in ("results", "figures"):
         (folder / kind / "cifar10").rename(folder / kind / "published")
-    assert make(folder, "--published")[0] == 0
     assert "published results of kbn" in parts(folder, "par", "published")
+
+
+def test_published_report_reads_the_published_results_of_the_project(tmp_path):
+    assert make(tmp_path, "--published") == (0, f"{tmp_path / 'report' / 'report-published.pdf'}\n")
 
 
 def test_report_of_one_seed_has_no_standard_deviations(folder):
@@ -87,10 +90,17 @@ def test_missing_results_are_named_with_the_commands_that_make_them(folder):
     (folder / "results" / "cifar10" / "ex2_runs.csv").unlink()
     (folder / "figures" / "cifar10" / "ex3-search.png").unlink()
     status, output = make(folder)
-    assert status == 1 and output.count("\n") == 1
-    assert f"ex2_runs.csv is missing: python run_ex2.py --out {folder};" in output
-    assert f"ex3-search.png is missing: python run_ex3.py --out {folder} --figures" in output
-    assert "sensitivity" not in output and not (folder / "report").exists()
+    lines = output.splitlines()
+    assert status == 1 and len(lines) == 2 and not (folder / "report").exists()
+    assert lines[0].endswith(f"ex2_runs.csv is missing; make it with python run_ex2.py --out {folder}")
+    assert lines[1].endswith(f"ex3-search.png is missing; make it with python run_ex3.py --out {folder} --figures")
+
+
+@pytest.mark.parametrize("options, words", [(["--dataset", "cifar"], "'cifar'"), (["--out", "a file"], "gradcheck.csv")])
+def test_wrong_option_is_named(options, words, folder):
+    (folder / "a file").write_text("")
+    status, output = make(folder, *options)
+    assert status > 0 and "make_report.py: error: " in output and words in output and "Traceback" not in output
 
 
 def test_error_of_typst_is_one_line_with_the_line_of_the_report(folder):

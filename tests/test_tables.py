@@ -2,7 +2,6 @@
 
 import csv
 import os
-import time
 
 import numpy as np
 import pytest
@@ -25,17 +24,6 @@ def test_write_replaces_the_whole_file_or_leaves_it(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         tables.write(path, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and path.read_bytes() == b"old"
-
-
-def test_only_old_scratch_of_killed_processes_is_cleared(tmp_path):
-    ages = {".run.json.host.1.scratch": 601, ".run.json.host.2.scratch": 590, "run.json": 10_000, ".profile": 10_000}
-    for name, age in ages.items():
-        (tmp_path / name).write_text("")
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    (tmp_path / ".gone.scratch").symlink_to(tmp_path / "nowhere")  # as if another driver had just renamed it
-    tables.clear_scratch(tmp_path)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {".gone.scratch", ".run.json.host.2.scratch", "run.json", ".profile"}
 
 
 def test_summary_is_the_mean_and_the_deviation_divided_by_n_minus_1():
