@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-import gradcheck
 import kbn
+from lab import gradients
 
 # ----------------------------------------------------------------------------------------------------- the data
 
@@ -181,7 +181,7 @@ def save(figure, name, title, opts):
 
 def exercise_1(raw, opts):
     """Check the gradients of all parameters, those of BN included. Ends the script if one is wrong."""
-    _, failures = gradcheck.report_gradients(0, gradcheck.CHECKED[:1] if opts.smoke else gradcheck.CHECKED)
+    _, failures = gradients.report_gradients(0, gradients.CHECKED[:1] if opts.smoke else gradients.CHECKED)
     if failures:
         sys.exit(f"error: {len(failures)} gradient checks failed, the first: {failures[0]}")
 
