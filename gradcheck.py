@@ -146,7 +146,7 @@ def check(f, params, grads, *, zero=(), quiet=False):
             exact, why = {}, "np.var and np.abs, for example, take |z|"
         for name, param in arrays.items():
             steps = (exact[name], rounding[name]) if exact else None
-            unseen = min(5e6 * noise, 1e-3 * abs(cost(arrays))) / scale(param)
+            unseen = min(5e7 * noise, 1e-3 * abs(cost(arrays))) / scale(param)
             row = judge_closely(given[name], steps, seen[name], look[name], unseen)
             row["failed"] += ["zero"] * (name in zero and row["judged"] == "relative")
             rows.append({"parameter": name or "params", **row, **explain(row, given[name], exact.get(name), seen[name], param)})
@@ -250,7 +250,7 @@ def central_differences(f, params):
     """Return {key: array of the slopes of f}; only closer_look sets doubt, kink and looked."""
     fields = [("slope", float), ("doubt", float), ("kink", bool), ("looked", bool)]
     seen = {key: np.zeros(param.shape, fields) for key, param in params.items()}
-    for key, slope in central_difference_gradient(f, params)[0].items():
+    for key, slope in central_difference_gradient(f, params, h=1e-5)[0].items():
         seen[key]["slope"] = slope
     return seen
 
@@ -277,8 +277,8 @@ def closer_look(f, params, noise, key, i):
         rises.append(f({**params, key: moved}) - middle)
         runs.append(moved[i] - x)
     seen = np.abs([rise for rise in rises if rise != 0])
-    if 0 < len(seen) < len(rises):
-        noise = max(noise, seen.min())  # small steps do not change f: its values have gaps
+    if 0 < len(seen) < len(rises) and seen.min() < 1e-6 * abs(middle):
+        noise = max(noise, seen.min())  # small steps do not change f: it has fewer digits
     left, right = np.split(np.divide(rises, runs), 2)
     central, bend, noise = (left + right) / 2, np.abs(right - left), 5 * noise / steps
     change = np.nan_to_num(np.abs(np.diff(central)), nan=np.inf)
@@ -326,7 +326,8 @@ def judge_closely(a, steps, seen, look, unseen):
     agree = settle(a, seen, look, limits["central"])
     kept, error = ~seen["kink"], largest_entry if zero else relative_error
     errors = {"complex": error(a[kept], exact[kept]), "central": error(a[kept], seen["slope"][kept])}
-    blind = largest_entry(seen["doubt"][kept]) > (unseen if zero else 0.1 * largest_entry(seen["slope"]))
+    doubt = largest_entry(seen["doubt"][kept])
+    blind = min(doubt, largest_entry(a)) > 0.01 * unseen if zero else doubt > 0.1 * largest_entry(seen["slope"])
     if blind and steps:
         errors["central"] = np.nan
     kinks = np.count_nonzero(~kept)
@@ -342,8 +343,8 @@ def explain(row, a, exact, seen, param):
     n, doubt = (exact, np.where(kept, 0.0, np.inf)) if use_exact else (seen["slope"], seen["doubt"])
     worst, _ = largest_gap(a, n, doubt)
     ratio, lacks = common_factor(a[kept], n[kept]), common_factor((n - a)[kept], param[kept])
-    precision = largest_entry(seen["doubt"][kept]) / (largest_entry(n) or 1.0) * (exact is None)
-    hint = wrong(row, a, ratio, lacks, precision) if row["failed"] else remark(row, precision)
+    precision = largest_entry(seen["doubt"][kept]) / (largest_entry(n) if row["judged"] == "relative" else 1.0)
+    hint = wrong(row, a, ratio, lacks, precision) if row["failed"] else remark(row, precision * (exact is None))
     return {"worst": worst, "analytic": float(a[worst]), "numerical": float(n[worst]), "ratio": ratio, "hint": hint}
 
 
@@ -357,7 +358,9 @@ def remark(row, precision):
     """Return what is remarkable in a row that is right: that it is 0, or to which precision it is right if that is low."""
     method = "central" if np.isnan(row["complex"]) else "complex"
     error = np.fmax(row[method], precision)
-    return "0 in theory" if row["judged"] == "absolute" else f"to {error:.0e}" * bool(error > BARS["relative"][method])
+    if row["judged"] == "absolute":
+        return f"0 to {error:.0e}" if method == "central" else "0 in theory"
+    return f"to {error:.0e}" if error > BARS["relative"][method] else ""
 
 
 def wrong(row, a, ratio, lacks, precision):
