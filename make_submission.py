@@ -4,7 +4,7 @@
     python make_submission.py --function batch_norm_backpass   # prints it, ready to paste into a report
     python make_submission.py --list                           # the functions that --function knows
 
-The one file holds everything in kbn.py, gradcheck.py and handin/assignment3.py that its main() needs, in their order. The
+The one file holds everything in kbn.py, gradcheck.py, lab/gradients.py and handin/assignment3.py that its main() needs. The
 names of the modules are left out: kbn.forward is forward there. With the same seeds and one BLAS thread
 (OPENBLAS_NUM_THREADS=1) its numbers are bit-identical to those of the drivers. Write your name and id into its head. A file
 that you have changed is not replaced.
@@ -20,8 +20,13 @@ from pathlib import Path
 from lab.settings import HOME, UserError, make_folder, parser, run_main
 from lab.tables import write
 
-HANDIN = "handin/assignment3"
-ONE_FILE = {"kbn": "the method", "gradcheck": "the gradient checks", HANDIN: "the exercises"}  # source: heading
+HANDIN = "assignment3"
+ONE_FILE = {  # file: heading
+    "kbn": "the method",
+    "gradcheck": "numerical gradients",
+    "lab/gradients": "the gradient checks",
+    f"handin/{HANDIN}": "the exercises",
+}
 METHOD = ["kbn", "layers", "nets", "gradcheck"]  # the sources of --function; each imports only earlier ones
 IMPORTS = ast.Import, ast.ImportFrom
 
@@ -31,13 +36,13 @@ Definition = namedtuple(
 
 
 def read_sources(files):
-    """Return {source: {name: Definition}} of files below HOME, in their order.
+    """Return {source: {name: Definition}} of files below HOME, in their order; a source is the name of a file.
 
     Imported names are among the names, and "docstring" and "__main__" for the module's docstring and its main guard.
     """
     sources = {}
-    for source in files:
-        text, end, found = (HOME / f"{source}.py").read_text(encoding="utf-8"), 0, {}
+    for file in files:
+        source, text, end, found = Path(file).name, (HOME / f"{file}.py").read_text(encoding="utf-8"), 0, {}
         for node in ast.parse(text).body:
             if isinstance(node, IMPORTS):
                 names = [part.asname or part.name for part in node.names]
@@ -69,10 +74,10 @@ def needed(source, name, sources):
 
 def import_lines(definitions, sources):
     """Return the import statements among definitions, except those of sources: (not of the standard library, from, line)."""
-    lines = [ast.unparse(definition.node) for definition in definitions if isinstance(definition.node, IMPORTS)]
+    lines = [ast.unparse(definition.node) for definition in definitions
+             if isinstance(definition.node, IMPORTS) and sources.keys().isdisjoint(definition.names)]  # fmt: skip
     packages = {line: re.split(r"[ .]", line)[1] for line in lines}
-    return sorted((package not in sys.stdlib_module_names, line.startswith("from"), line)
-                  for line, package in packages.items() if package not in sources)  # fmt: skip
+    return sorted((package not in sys.stdlib_module_names, line.startswith("from"), line) for line, package in packages.items())
 
 
 def join(definitions):
@@ -100,8 +105,8 @@ def submission():
     imports = "\n".join(line for *_, line in import_lines(definitions, sources))
     text = sources[HANDIN]["docstring"].text.replace("{version}", version).replace("{notation}", notation)
     text += "\n\n" + imports.replace("\nimport numpy", "\n\nimport numpy") + "\n"
-    for source, heading in ONE_FILE.items():
-        own = join([definition for definition in definitions if definition.source == source])
+    for file, heading in ONE_FILE.items():
+        own = join([definition for definition in definitions if definition.source == Path(file).name])
         text += f"\n# {' ' + heading:=>115}\n\n{own}\n\n"
     return re.sub(r"\n{4,}", "\n\n\n", without_prefixes(text, definitions)).strip("\n") + "\n"
 

@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-import gradcheck
 import kbn
+from lab import gradients
 
 # ----------------------------------------------------------------------------------------------------- the data
 
@@ -182,7 +182,7 @@ def save(figure, name, title, opts):
 def exercise_1(raw, opts):
     """Check the gradients of all parameters, those of BN included, by two methods. Ends the script if one is wrong."""
     print("error: max |a - n| / max(|a|, |n|), a analytic, n numerical; absolute: max(|a|, |n|), where a is 0 in theory\n")
-    for row in gradcheck.check_nets(0, gradcheck.CHECKED[:1] if opts.smoke else gradcheck.CHECKED):
+    for row in gradients.check_nets(0, gradients.CHECKED[:1] if opts.smoke else gradients.CHECKED):
         name = f"{row['net']}, BN {row['bn']}, lambda {row['lam']:g}, {row['parameter']}"
         errors = f"complex step {row['complex']:.1e}, central difference {row['central']:.1e}"
         print(f"{name:55} {row['judged']} error: {errors}, {row['verdict']}", flush=True)

@@ -64,7 +64,10 @@ def test_examples_of_the_readme_print_what_they_say(capsys):
         exec(block, {})  # each by itself
     lines = capsys.readouterr().out.splitlines()
     assert [f"{float(line.split()[-1]):.2f}" for line in lines if "accuracy" in line] == ["0.97", "0.97"]
-    assert [line for line in lines if "accuracy" not in line] == ["W1 right", "b1 right"]
+    [shown] = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
+    printed = "".join(f"{line}\n" for line in lines if "accuracy" not in line)
+    rounding = re.compile(r"\d\.\de-(0[7-9]|1\d)")  # it depends on the machine
+    assert rounding.sub("rounding", printed) == rounding.sub("rounding", shown)
 
 
 if __name__ == "__main__":

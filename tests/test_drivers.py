@@ -135,7 +135,7 @@ def test_no_command_without_publish_changes_published_files_and_out_writes_nowhe
     for folder in ("lab", "handin", "results/published", "figures/published"):
         shutil.copytree(HOME / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__", "models"))
     quick = "lambda seed: (list(g.check_nets(0, g.CHECKED[:1])), [])"
-    check.write_text(f"import gradcheck as g\ng.report_gradients = {quick}\ng.main()\n")
+    check.write_text(f"import gradcheck\nfrom lab import gradients as g\ng.report_gradients = {quick}\ngradcheck.main()\n")
     whole, env, ex2 = contents(clone), {"PYTHONPATH": str(clone)}, clone / "run_ex2.py"
     for command in [(ex2, *SMALL), (ex2, *SMALL, "--figures"), (check,)]:
         call(*command, "--out", tmp_path / "out", cwd=tmp_path, env=env)
