@@ -246,8 +246,11 @@ def test_function_of_positive_numbers_that_complex_numbers_change_is_found_where
     assert failed(check(f, {"A": a}, {"A": -1 / a})) == {"A": ["central"]}
 
 
-def test_cost_too_coarse_for_differences_is_unclear(capsys):
-    rows = gradcheck.check(lambda p: np.float32(1e5 + (as_float64(p)["A"] ** 2).sum()), {"A": A}, {"A": 2 * A})
+@pytest.mark.parametrize("f, slope", [
+    (lambda a: np.float32(1e5 + (a**2).sum()), 2 * A), (lambda a: float(np.float32(2 + 1e-6 * a.sum())), 1e-6 + 0 * A),
+], ids=["large cost", "small slope"])  # fmt: skip
+def test_cost_too_coarse_for_differences_is_unclear(f, slope, capsys):
+    rows = gradcheck.check(lambda p: f(as_float64(p)["A"]), {"A": A}, {"A": slope})
     assert failed(rows) == {"A": ["precision"]} and capsys.readouterr().out.splitlines()[-1] == "unclear: A."
     assert "compute the cost in float64" in rows[0]["hint"]
 
