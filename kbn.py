@@ -462,11 +462,11 @@ def minibatch_gd(train, val, params, hp, rng, *, net=MLP, penalty=L2, etas=None,
             update_stats(stats, cache, hp["alpha"])
             state["t"] += 1
         losses = floats(losses)
-        check_losses(losses, state["t"] - len(losses), etas)
+        stop_if_diverged(losses, state["t"] - len(losses), etas)
         epoch = {"t": state["t"], "largest_loss": max(losses)}
         for part, data in parts.items():
             epoch |= scores(part, *data)
-        check_losses([epoch["train_loss"]], state["t"] - 1, etas, "after")
+        stop_if_diverged([epoch["train_loss"]], state["t"] - 1, etas, "after")
         record(history["update"], loss=losses, accuracy=[hit / n_batch for hit in floats(hits)])
         record(history["epoch"], **{name: [value] for name, value in epoch.items()})
         if callback:
@@ -504,6 +504,12 @@ def dataset_stats(X, params, *, bn="before", eps=EPS, net=MLP):
 
 def complete_hp(hp):
     """Return hp completed with DEFAULTS, as plain numbers. Raises ValueError for an unknown name or an impossible value."""
+    check_hp(hp)
+    return {name: type(default)(hp.get(name, default)) for name, default in DEFAULTS.items()}
+
+
+def check_hp(hp):
+    """Raise ValueError for an unknown name or an impossible value."""
     for name, value in hp.items():
         if name not in HYPER_PARAMETERS:
             raise ValueError(f"unknown hyper-parameter {name!r}; there are {', '.join(HYPER_PARAMETERS)}")
@@ -514,10 +520,9 @@ def complete_hp(hp):
                   and type(default)(value) == value):
             raise ValueError(f"{name} must be {'a whole number' if isinstance(default, int) else 'a number'} "
                              f"from {allowed[0]:g} to {allowed[1]:g}, not {value!r}")
-    hp = {name: type(default)(hp.get(name, default)) for name, default in DEFAULTS.items()}
-    if hp["eta_min"] > hp["eta_max"]:
-        raise ValueError(f"eta_min {hp['eta_min']:g} is above eta_max {hp['eta_max']:g}")
-    return hp
+    eta_min, eta_max = (float(hp.get(name, DEFAULTS[name])) for name in ("eta_min", "eta_max"))
+    if eta_min > eta_max:
+        raise ValueError(f"eta_min {eta_min:g} is above eta_max {eta_max:g}")
 
 
 @np.errstate(all="ignore")
@@ -544,7 +549,7 @@ def prepare(X, y, params, what, net=MLP):
     return X, y
 
 
-def check_losses(losses, t, etas, when="of"):
+def stop_if_diverged(losses, t, etas, when="of"):
     """Raise FloatingPointError if one of the losses, of (or after) updates t, t + 1, ..., is nan or inf."""
     for t, loss in enumerate(losses, start=t):
         if not loss < np.inf:

@@ -129,24 +129,26 @@ def function(name):
         near = difflib.get_close_matches(name.rpartition(".")[2], {full.partition(".")[2] for full in known}, 4, 0)
         raise UserError(f"there is no function {name!r}; the nearest are {', '.join(near)}")
     source, name = found[0].split(".")
-    definitions = needed(source, name, sources)
+    short = {file: {other: definition if other == name and file == source else shortened(definition)
+                    for other, definition in own.items()} for file, own in sources.items()}  # fmt: skip
+    definitions = needed(source, name, short)
     imports = dict.fromkeys(["import numpy as np", *(line for *_, line in import_lines(definitions, sources))])
-    text = join([definition if name in definition.names else shortened(definition) for definition in definitions])
-    text = "\n".join(imports) + "\n\n" + re.sub(r"# -{4}.*", "", text) + "\n"
+    text = "\n".join(imports) + "\n\n" + re.sub(r"# -{4}.*", "", join(definitions)) + "\n"
     return re.sub(r"\n{3,}", "\n\n", without_prefixes(text, definitions))
 
 
 def shortened(definition):
-    """Return a Definition without docstring and without checks of its input, unless it does nothing but check."""
+    """Return a Definition of a function without docstring and checks of its input, unless it does nothing but check."""
     node, lines = definition.node, definition.text.split("\n")
     if not isinstance(node, ast.FunctionDef):
         return definition
     start = node.lineno - next(i for i, line in enumerate(lines) if line.startswith("def "))  # comments may come before it
     docs = [part for part in node.body[:1] if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)]
-    checks = [part for part in node.body[len(docs) :] if isinstance(part, ast.If) and isinstance(part.body[0], ast.Raise)]
+    checks = [part for part in node.body[len(docs) :] if isinstance(part, ast.If) and isinstance(part.body[0], ast.Raise)
+              or isinstance(part, ast.Expr) and ast.unparse(part).startswith("check_")]  # fmt: skip
     for part in reversed(docs + checks * (len(docs + checks) < len(node.body))):
         del lines[part.lineno - start : part.end_lineno - start + 1]
-    return definition._replace(text="\n".join(lines))
+    return definition._replace(text="\n".join(lines), node=ast.parse("\n".join(lines)).body[0])
 
 
 def main():
