@@ -39,10 +39,14 @@ def draw(raw):
         mine = [entry for entry in raw if entry["of"] == name]
         for contestant, style in (("kbn", "o-"), ("floor", "s--")):
             ms = [1e3 * np.median(entry["seconds"][contestant]) for entry in mine]
-            axes.loglog([entry["value"] for entry in mine], ms, style, label={"floor": "its matrix products"}.get(contestant, "kbn"))
+            axes.loglog(
+                [entry["value"] for entry in mine], ms, style, label={"floor": "its matrix products"}.get(contestant, "kbn")
+            )
         axes.set(xlabel=name, ylabel="ms per step")
     axes.legend()
-    figure.suptitle("A training step of a 4-layer net of 200 units with BN, mini-batch 100, and what changes with each; one thread")
+    figure.suptitle(
+        "A training step of a 4-layer net of 200 units with BN, mini-batch 100, and what changes with each; one thread"
+    )
     return figure
 
 

@@ -69,7 +69,9 @@ def compare(named, floor, rounds, steps, unit):
 
 def epochs(rounds):
     """Measure an epoch of the 3-layer net in the default setting, with its evaluations, and the evaluation of all examples."""
-    task = timing.make_task([["affine", 50], ["relu"], ["affine", 50], ["relu"], ["affine", K]], SHAPE, EPOCH, kbn.MLP, bn="off")
+    task = timing.make_task(
+        [["affine", 50], ["relu"], ["affine", 50], ["relu"], ["affine", K]], SHAPE, EPOCH, kbn.MLP, bn="off"
+    )
     train, val = (task.X, task.y), (task.X[:, :N_VAL], task.y[:N_VAL])
     etas = [0.01] * (2 * EPOCH // task.hp["n_batch"])
 

@@ -1,4 +1,5 @@
 """An array that behaves as CuPy's does where that is stricter than numpy: it shows what would fail on a GPU."""
+
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
@@ -78,13 +79,17 @@ class Strict(NDArrayOperatorsMixin):
         self.array[unwrap(index)] = unwrap(value)
 
     T = property(lambda self: Strict(self.array.T))
-    shape, ndim, size, dtype = (property(lambda self, name=name: getattr(self.array, name)) for name in ("shape", "ndim", "size", "dtype"))
+    shape, ndim, size, dtype = (
+        property(lambda self, name=name: getattr(self.array, name)) for name in ("shape", "ndim", "size", "dtype")
+    )
 
 
 def method(name):
     """Return a method that does what numpy's of this name does."""
+
     def call(self, *args, **options):
         return wrap(getattr(self.array, name)(*map(unwrap, args), **options))
+
     return call
 
 

@@ -1,4 +1,5 @@
 """The method on arrays of another library: numpy's protocols only, and the same bits."""
+
 import numpy as np
 import pytest
 from strict import Strict
@@ -6,8 +7,20 @@ from strict import Strict
 import kbn
 import nets
 
-CONV = [["conv", 4, 3, 1, 1], ["bn"], ["relu"], ["max_pool", 2], ["conv", 3, 2], ["relu"], ["avg_pool", 3], ["affine", 8],
-        ["bn"], ["tanh"], ["dropout"], ["affine", 5]]
+CONV = [
+    ["conv", 4, 3, 1, 1],
+    ["bn"],
+    ["relu"],
+    ["max_pool", 2],
+    ["conv", 3, 2],
+    ["relu"],
+    ["avg_pool", 3],
+    ["affine", 8],
+    ["bn"],
+    ["tanh"],
+    ["dropout"],
+    ["affine", 5],
+]
 CASES = {
     "3-layer": ([32, 9, 7, 5], {"bn": "off"}),
     "BN before, momentum": ([32, 9, 7, 5], {"bn": "before", "momentum": 0.9}),
@@ -46,7 +59,11 @@ def test_whole_trainings_on_strict_arrays_give_the_bits_of_numpy(name):
     results = []
     for move in (lambda arrays: arrays, strict):
         norms = []
-        options = {"net": net, "jitter": reverse, "observe": lambda t, params, grads, cache: norms.append(abs(grads["W1"]).max())}  # noqa: B023
+        options = {
+            "net": net,
+            "jitter": reverse,
+            "observe": lambda t, params, grads, cache: norms.append(abs(grads["W1"]).max()),
+        }  # noqa: B023
         *arrays, history = kbn.minibatch_gd(move(train), move(val), move(params), hp, np.random.default_rng(1), **options)
         place = {"bn": hp.get("bn", "before"), "net": net}
         stats = kbn.dataset_stats(move(train)[0], arrays[0], **place)

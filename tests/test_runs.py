@@ -46,7 +46,9 @@ def test_every_hyper_parameter_of_the_config_and_the_seed_reach_kbn(data):
     params = kbn.init_params([3072, 6, 5, 10], rng, bn="after", sigma=0.05)
     params, stats, history = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng)
     assert result["history"] == history["epoch"] and model["hp"] == hp
-    assert {name: result[name] for name in HISTORY[1:]} == {name: history["epoch"][name][-1] for name in HISTORY[1:]} | history["final"]
+    assert {name: result[name] for name in HISTORY[1:]} == {name: history["epoch"][name][-1] for name in HISTORY[1:]} | history[
+        "final"
+    ]
     assert result["largest_loss"] == max(history["update"]["loss"])
     assert result["test_accuracy"] == kbn.accuracy(*data["test"], params, stats, bn="after", eps=1e-3)
     for name, array in (params | stats).items():

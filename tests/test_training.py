@@ -88,7 +88,9 @@ def test_split_refuses_more_images_than_there_are_and_an_unknown_scale(raw):
 
 @pytest.mark.parametrize("sigma", [None, "xavier", 0.1])
 def test_network_is_that_of_hidden_or_of_specs(sigma):
-    net, params = training.network({**CONFIGS["3 layers"], "sigma": sigma, "sigma_b": 1}, (2, 4, 4), 3, np.random.default_rng(1))
+    net, params = training.network(
+        {**CONFIGS["3 layers"], "sigma": sigma, "sigma_b": 1}, (2, 4, 4), 3, np.random.default_rng(1)
+    )
     expected = kbn.init_params([32, 8, 7, 3], np.random.default_rng(1), bn="before", sigma=sigma, sigma_b=1)
     assert net is kbn.MLP and all(np.array_equal(params[key], expected[key]) for key in expected | params)
     config = {**CONFIGS["convolution"], "sigma": sigma, "sigma_b": 0.5, "loss": "svm"}
