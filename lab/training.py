@@ -81,7 +81,7 @@ def whitening(X, epsilon, shape=None, chunk=1000):
     W is symmetric. The whitened X has the covariance U diag(w / (w + epsilon mean(w))) U^T: directions of much variance get a
     variance of nearly 1, and those of less than epsilon times the mean, which are mostly noise, stay below 1/2.
     shape (c, h, w): count the mirror image of each picture in X as well, so that whitening and mirroring can change places.
-    It takes 18 s of one core for 45,000 pictures of d = 3072, 5 s of them for the eigenvectors, and whitening 60,000 takes 11 s.
+    It takes 18 s of one core for 45,000 pictures of d = 3072, 5 s of them for the eigenvectors.
     Raises ValueError unless epsilon is a positive number. Source: Krizhevsky 2009, "Learning Multiple Layers of Features
     from Tiny Images", appendix A; Bell, Sejnowski 1997.
     """
@@ -103,7 +103,7 @@ def whitening(X, epsilon, shape=None, chunk=1000):
 
 
 def whiten(X, mean, W, chunk=1000):
-    """Replace X (d, n) by W (X - mean), in place."""
+    """Replace X (d, n) by W (X - mean), in place. It takes 11 s of one core for 60,000 pictures of d = 3072, in float32."""
     for start in range(0, X.shape[1], chunk):
         X[:, start : start + chunk] = W @ (X[:, start : start + chunk] - mean)
 
