@@ -46,7 +46,7 @@ def mirror(X, shape, rng, share=0.5):
     """Exchange left and right in each picture of X (d, n) with probability share. Returns X, which is changed."""
     check_share(share)
     pictures = pictures_of(X, shape)
-    chosen = np.flatnonzero(rng.random(len(pictures)) < share)
+    chosen = np.asarray(np.flatnonzero(rng.random(len(pictures)) < share), like=X)
     pictures[chosen] = pictures[chosen][..., ::-1]
     return X
 
@@ -63,8 +63,8 @@ def shift(X, shape, rng, s):
     for axis, side in ((2, shape[1]), (3, shape[2])):
         for step in range(-s, s + 1):
             if step:
-                chosen = np.flatnonzero(steps[axis - 2] == step)  # the pictures with this shift are moved together
-                source = np.abs(np.arange(side) - step)
+                chosen = np.asarray(np.flatnonzero(steps[axis - 2] == step), like=X)  # they are moved together
+                source = np.abs(np.arange(side, like=X) - step)
                 source = side - 1 - np.abs(side - 1 - source)  # reflected at both borders
                 pictures[chosen] = np.take(pictures[chosen], source, axis=axis)
     return X

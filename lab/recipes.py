@@ -22,16 +22,15 @@ def nesterov(params, grads, memory, eta, momentum=0.9):
     theta is the point at which the method takes its gradient, ahead of its own by momentum v.
     Sutskever, Martens, Dahl, Hinton 2013, (3) and (4), in the form of Bengio, Boulanger-Lewandowski, Pascanu 2012, (7).
     """
-    for key, param in params.items():
-        step = grads[key]
+    for key, step in grads.items():
         step *= eta
         if key not in memory:
-            memory[key] = np.zeros_like(param)
+            memory[key] = np.zeros_like(step)
         v = memory[key]
         v *= momentum
         v -= step
-        param += momentum * v
-        param -= step
+        params[key] += momentum * v
+        params[key] -= step
 
 
 def adam(params, grads, memory, eta, momentum=0.9, decay=0.999, eps=1e-8):
@@ -41,13 +40,12 @@ def adam(params, grads, memory, eta, momentum=0.9, decay=0.999, eps=1e-8):
     m_hat and v_hat are m and v without their bias towards 0, at which they start.
     """
     t = memory["t"] = int(memory.get("t", 0)) + 1
-    for key, param in params.items():
-        g = grads[key]
+    for key, g in grads.items():
         m = average(memory, f"mean_{key}", g, momentum)
         v = average(memory, f"square_{key}", g * g, decay)
         root = np.sqrt(v / (1 - decay**t))
         root += eps
-        param -= eta / (1 - momentum**t) * m / root
+        params[key] -= eta / (1 - momentum**t) * m / root
 
 
 def rmsprop(params, grads, memory, eta, momentum=0.0, decay=0.9, eps=1e-8):
@@ -80,7 +78,7 @@ def beta_lasso(update, lam, beta):
     """
 
     def step(params, grads, memory, eta, momentum):
-        weights = [key for key in params if key.startswith("W")]
+        weights = [key for key in grads if key.startswith("W")]
         for key in weights:
             grads[key] += lam * np.sign(params[key])
         update(params, grads, memory, eta, momentum)
@@ -157,4 +155,8 @@ def smoothed(net, share):
 
     The loss and cost that training records remain those for the labels themselves.
     """
-    return SimpleNamespace(**vars(net) | {"backward": lambda Y, *rest: net.backward(smooth_labels(Y, share), *rest)})
+
+    def backward(Y, *args, **options):
+        return net.backward(smooth_labels(Y, share), *args, **options)
+
+    return SimpleNamespace(**vars(net) | {"backward": backward})

@@ -255,7 +255,7 @@ def test_impossible_epsilon_is_refused_in_one_line(epsilon, raw):
 @pytest.mark.parametrize("scale", ["each", "all", "none"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_split_whitens_all_parts_with_the_training_images_alone(raw, scale, dtype):
-    plain, data = (training.split(raw, 200, 40, scale, zca, dtype) for zca in (None, 0.1))
+    plain, data = (training.split(raw, 200, 40, scale, zca=zca, dtype=dtype) for zca in (None, 0.1))
     offset, W = training.whitening(plain["train"][0], 0.1, raw["shape"])
     near = dict(rtol=0, atol=1e-4 if dtype == np.float32 else 1e-11)
     for part in ("train", "val", "test"):
