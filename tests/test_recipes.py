@@ -31,7 +31,10 @@ def draw(dtype=np.float64):
 
 def slope(params):
     """The gradient of a function with a different curvature in every direction."""
-    return {key: param * np.linspace(0.5, 3, param.size).reshape(param.shape) - 1 for key, param in params.items()}
+    return {
+        key: param * np.linspace(0.5, 3, param.size, dtype=param.dtype).reshape(param.shape) - 1
+        for key, param in params.items()
+    }
 
 
 def trained(update, momentum, etas, params=None, memory=None):
@@ -146,7 +149,7 @@ def test_rule_keeps_single_precision_and_changes_params_in_place(rule):
     params, memory = draw(np.float32), {}
     arrays = dict(params)
     for _ in range(3):
-        update(params, {key: grad.astype(np.float32) for key, grad in slope(params).items()}, memory, 0.01, momentum)
+        update(params, slope(params), memory, 0.01, momentum)
     assert all(params[key] is arrays[key] and params[key].dtype == np.float32 for key in arrays)
     assert all(value.dtype == np.float32 for value in memory.values() if not isinstance(value, int))
 
@@ -155,8 +158,8 @@ def test_rule_keeps_single_precision_and_changes_params_in_place(rule):
 def test_training_goes_on_from_a_checkpoint_bit_by_bit(rule, tmp_path):
     update, momentum = rule
     etas = [0.01, 0.02, 0.03, 0.02, 0.01, 0.02]
-    whole, memory = trained(update, momentum, etas)
-    half, half_memory = trained(update, momentum, etas[:3])
+    whole, memory = trained(update, momentum, etas, draw(np.float32))
+    half, half_memory = trained(update, momentum, etas[:3], draw(np.float32))
     state = {"t": 3, "params": half, "stats": {}, "memory": half_memory, "history": {"update": {}, "epoch": {"t": [3]}}}
     state["rng"] = np.random.default_rng(0).bit_generator.state
     store.write_checkpoint(tmp_path / "it", {"a": "key"}, state, 1.0)
