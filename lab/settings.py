@@ -23,6 +23,7 @@ DEFAULTS = {
     "sigma": None,         # standard deviation of the initial weights: a number, None (He) or "xavier"
     "sigma_b": 0.0,        # and of the initial biases
     "scale": "each",       # how pixels are standardised, see training.split
+    "zca": None,           # epsilon of ZCA whitening, which follows the standardising; None: no whitening
     "n_train": 45_000,
     "n_val": 5_000,
     "split_seed": None,    # draws the images for training and validation; None: the first ones and those after them

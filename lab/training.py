@@ -12,15 +12,15 @@ import nets
 from lab.settings import UserError
 
 
-def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, dtype=np.float32):
+def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, zca=None, dtype=np.float32):
     """Divide raw (see data.load) into training, validation and test set, and standardise. A3, Exercise 1.
 
     The first n_train training images are for training, the n_val after them for validation; with a seed, of a random order.
     X = (pixel - mean) / sd with the mean and sd (divided by n) of the n_train images alone: of "each" dimension, or of "all"
     dimensions together (usual where most pixels at the border are black); with "none" each mean is subtracted and sd is 1
-    (the CS231n report).
-    Returns a dict: train, val, test, pairs X (d, n) in Fortran order, y (n,); mean, sd (d, 1); classes; shape.
-    Raises UserError if raw has too few images.
+    (the CS231n report). With zca, the epsilon of whitening, X = W (pixel - mean) / sd.
+    Returns a dict: train, val, test, pairs X (d, n) in Fortran order, y (n,); mean, sd (d, 1); W (d, d), None without zca;
+    classes; shape. Raises UserError if raw has too few images.
     """
     images, labels = raw["images"], raw["labels"]
     if n_train + n_val > len(images):
@@ -31,12 +31,18 @@ def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, dtype=np.fl
         images, labels = images[order], labels[order]
     mean, sd = (column.astype(dtype) for column in mean_and_sd(images[:n_train], scale))
     val = slice(n_train, n_train + n_val)
-    return {
+    parts = {
         "train": (standardise(images[:n_train], mean, sd), labels[:n_train]),
         "val": (standardise(images[val], mean, sd), labels[val]),
         "test": (standardise(raw["test_images"], mean, sd), raw["test_labels"]),
-        "mean": mean, "sd": sd, "classes": raw["classes"], "shape": raw["shape"],
-    }  # fmt: skip
+    }
+    W = None
+    if zca is not None:
+        offset, W = (array.astype(dtype) for array in whitening(parts["train"][0], zca, raw["shape"]))
+        mean = mean + sd * offset
+        for X, _ in parts.values():
+            whiten(X, offset, W)
+    return parts | {"mean": mean, "sd": sd, "W": W, "classes": raw["classes"], "shape": raw["shape"]}
 
 
 def mean_and_sd(images, scale="each", chunk=1000):
@@ -67,9 +73,55 @@ def standardise(images, mean, sd):
     return X
 
 
+def whitening(X, epsilon, shape=None, chunk=1000):
+    """Return the mean (d, 1) and the matrix W (d, d), float64, that whiten pictures by W (X - mean): ZCA. X (d, n).
+
+        W = U diag((w + epsilon mean(w))^-1/2) U^T,    U diag(w) U^T the covariance of X (divided by n)
+
+    W is symmetric. The whitened X has the covariance U diag(w / (w + epsilon mean(w))) U^T: directions of much variance get a
+    variance of nearly 1, and those of less than epsilon times the mean, which are mostly noise, stay below 1/2.
+    shape (c, h, w): count the mirror image of each picture in X as well, so that whitening and mirroring can change places.
+    It takes 18 s of one core for 45,000 pictures of d = 3072, 5 s of them for the eigenvectors.
+    Raises ValueError unless epsilon is a positive number. Source: Krizhevsky 2009, "Learning Multiple Layers of Features
+    from Tiny Images", appendix A; Bell, Sejnowski 1997.
+    """
+    if not 0 < epsilon < np.inf:
+        raise ValueError(f"zca, the epsilon of whitening, must be a number above 0, not {epsilon!r}")
+    d, n = X.shape
+    total, C = np.zeros((d, 1)), np.zeros((d, d))
+    for start in range(0, n, chunk):
+        x = X[:, start : start + chunk].astype(np.float64)
+        total += x.sum(axis=1, keepdims=True)
+        C += x @ x.T
+    mean, C = total / n, C / n
+    if shape is not None:
+        mirrored = np.arange(d).reshape(shape)[..., ::-1].ravel()
+        mean, C = (mean + mean[mirrored]) / 2, (C + C[mirrored][:, mirrored]) / 2
+    w, U = np.linalg.eigh(C - mean @ mean.T)
+    w = np.maximum(w, 0)  # an eigenvalue of 0 may come out below it
+    return mean, U * (w + epsilon * w.mean()) ** -0.5 @ U.T
+
+
+def whiten(X, mean, W, chunk=1000):
+    """Replace X (d, n) by W (X - mean), in place. It takes 11 s of one core for 60,000 pictures of d = 3072, in float32."""
+    for start in range(0, X.shape[1], chunk):
+        X[:, start : start + chunk] = W @ (X[:, start : start + chunk] - mean)
+
+
+def without_whitening(params, W):
+    """Return params of the same function of (pixel - mean) / sd as params are of W (pixel - mean) / sd: W1 takes W up."""
+    return params | {"W1": params["W1"] @ W}
+
+
 def network(config, shape, K, rng):
-    """Return the net of a config, as kbn's functions take it, and its initial params."""
+    """Return the net of a config, as kbn's functions take it, and its initial params.
+
+    Raises UserError if the data is whitened and the first layer of the net cannot take the whitening up.
+    """
     if config["specs"]:
+        first = next(kind for kind, *_ in config["specs"] if kind != "dropout")
+        if config["zca"] is not None and first != "affine":
+            raise UserError(f"zca needs a net whose first layer is affine, not {first!r}")
         net = nets.build(config["specs"], shape, config["loss"])
         return net, nets.init_params(config["specs"], shape, rng, sigma=config["sigma"], sigma_b=config["sigma_b"])
     dims = [int(np.prod(shape)), *config["hidden"], K]
@@ -94,7 +146,8 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
 
     test: whether to use the test set. may_diverge: record a diverged run as a result, without a model, instead of raising
     FloatingPointError. state, keep(state): see minibatch_gd's state and callback.
-    Returns the result, a dict of numbers, and the model: params, stats and hp, or None.
+    Returns the result, a dict of numbers, and the model: params, stats and hp, or None. The model takes (pixel - mean) / sd
+    also if the data is whitened (see without_whitening).
     """
     rng, hp, K = np.random.default_rng(seed), hyper_parameters(config), len(data["classes"])
     data = data | {part: tuple(map(np.asarray, data[part])) for part in ("train", "val", "test")}  # plain views of memory maps
@@ -124,6 +177,8 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
     result |= {"largest_loss": max(epoch["largest_loss"]), "diverged": "", "duration_s": time.perf_counter() - start}
     if test:
         result |= measure(config, net, params, stats, hp, data)
+    if data["W"] is not None:
+        params = without_whitening(params, data["W"])
     return result | {"history": epoch}, {"params": params, "stats": stats, "hp": hp}
 
 
@@ -143,9 +198,12 @@ def measure(config, net, params, stats, hp, data):
         P = np.hstack([net.forward(X[:, i : i + net.chunk], params, stats, **place)[0] for i in chunks])
         wrong = np.flatnonzero(P.argmax(axis=0) != y)
         shown = wrong[: config["pictures"]]
-        pixels = np.rint(X[:, shown] * data["sd"] + data["mean"]).astype(int)
+        X_shown, W1 = X[:, shown], params["W1"]
+        if data["W"] is not None:
+            X_shown, W1 = np.linalg.solve(data["W"], X_shown), W1 @ data["W"]
+        pixels = np.rint(X_shown * data["sd"] + data["mean"]).astype(int)
         measured["pictures"] = {
-            "filters": np.round(params["W1"], 4).tolist(), "classes": data["classes"], "shape": list(data["shape"]),
+            "filters": np.round(W1, 4).tolist(), "classes": data["classes"], "shape": list(data["shape"]),
             "n_wrong": len(wrong), "n_test": len(y),
             "mistakes": [{"class": int(y[i]), "predicted": int(P[:, i].argmax()), "pixels": pixels[:, j].tolist()}
                          for j, i in enumerate(shown)],

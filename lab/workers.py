@@ -86,7 +86,7 @@ def sigint_ignored():
 
 def division(config):
     """Return the arguments of training.split that a config asks for."""
-    return config["n_train"], config["n_val"], config["scale"], config["split_seed"]
+    return config["n_train"], config["n_val"], config["scale"], config["split_seed"], config["zca"]
 
 
 @contextlib.contextmanager

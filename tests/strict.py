@@ -5,7 +5,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 # numpy's functions that the stand-in takes over, and the keywords that CuPy has for them
 KEYWORDS = {
-    np.asarray: {"dtype", "order"}, np.arange: {"dtype"}, np.stack: {"axis"}, np.flatnonzero: set(), np.moveaxis: set(),
+    np.asarray: {"dtype", "order"}, np.arange: {"dtype"}, np.stack: {"axis"}, np.take: {"axis"}, np.flatnonzero: set(), np.moveaxis: set(),
     np.ones_like: {"dtype", "shape"}, np.result_type: set(), np.lib.stride_tricks.sliding_window_view: {"axis", "writeable"},
     **dict.fromkeys((np.empty_like, np.zeros_like, np.full_like), {"dtype", "order", "shape"}),
 }  # fmt: skip
@@ -79,8 +79,8 @@ class Strict(NDArrayOperatorsMixin):
         self.array[unwrap(index)] = unwrap(value)
 
     T = property(lambda self: Strict(self.array.T))
-    shape, ndim, size, dtype = (
-        property(lambda self, name=name: getattr(self.array, name)) for name in ("shape", "ndim", "size", "dtype")
+    shape, ndim, size, dtype, flags = (
+        property(lambda self, name=name: getattr(self.array, name)) for name in ("shape", "ndim", "size", "dtype", "flags")
     )
 
 

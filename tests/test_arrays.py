@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from strict import Strict
 
+import jitter
 import kbn
 import nets
+from lab import recipes
 
 CONV = [
     ["conv", 4, 3, 1, 1],
@@ -74,6 +76,23 @@ def test_whole_trainings_on_strict_arrays_give_the_bits_of_numpy(name):
     for a, b in zip(mine, theirs, strict=True):
         assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key].array) for key in a)
     assert all(type(array) is Strict for array in theirs[0].values())
+
+
+@pytest.mark.parametrize("update", [
+    recipes.nesterov, recipes.adam, recipes.rmsprop, recipes.beta_lasso(kbn.update_params, 1e-3, 50),
+    recipes.averaging(recipes.nesterov),
+])  # fmt: skip
+def test_training_by_a_recipe_on_strict_arrays_gives_the_bits_of_numpy(update):
+    train, val, params, hp, _ = case("BN before, momentum")
+    planes, results = np.float32(np.eye(2).repeat(16, axis=0)), []
+    for move in (lambda arrays: arrays, strict):
+        f = jitter.build((2, 4, 4), share=0.5, s=2, brightness=0.1, contrast=0.2, colour=0.3, planes=move((planes,))[0])
+        options = {"net": recipes.smoothed(kbn.MLP, 0.1), "jitter": f, "update": update, "etas": recipes.cosine_etas(12, 0.01)}
+        start = Strict.reads
+        results.append(kbn.minibatch_gd(move(train), move(val), move(params), hp, np.random.default_rng(1), **options))
+    (mine, *_, history), (theirs, *_, their_history) = results
+    assert history == their_history and Strict.reads - start < 40
+    assert all(np.array_equal(mine[key], theirs[key].array) for key in mine)
 
 
 def test_nothing_is_read_back_within_an_epoch():

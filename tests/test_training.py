@@ -178,3 +178,132 @@ def test_diverged_run_is_raised_or_recorded_at_chance(raw):
             model is None and result["history"] == {} and result["diverged"].startswith("training diverged: the loss of update")
         )
         assert result["val_accuracy"] == result.get("test_accuracy", 1 / 3) == 1 / 3 and ("test_accuracy" in result) == test
+
+
+# ---------------------------------------------------------------------------------------------------- ZCA whitening
+
+EPSILONS = [0.01, 0.5]
+
+
+def random_pictures(n, dtype=np.float64):
+    """X (32, n): pictures of shape (2, 4, 4) whose pixels are correlated and whose mean is not 0."""
+    rng = np.random.default_rng(2)
+    return (rng.standard_normal((32, 32)) @ rng.standard_normal((32, n)) + rng.random((32, 1))).astype(dtype)
+
+
+def mirrored(X):
+    """The mirror images of pictures X (32, n)."""
+    return X.reshape(2, 4, 4, -1)[:, :, ::-1].reshape(X.shape)
+
+
+def check_whitening(whitening, X, epsilon, shape):
+    """Assert that W (X - mean) has the covariance of the formula, and that W is symmetric and has the eigenvectors of X's."""
+    mean, W = whitening(X, epsilon, shape)
+    both = X if shape is None else np.hstack([X, mirrored(X)])
+    np.testing.assert_allclose(mean[:, 0], both.mean(axis=1), rtol=1e-12, atol=1e-13)
+    w, U = np.linalg.eigh(np.cov(both, bias=True))
+    expected = U * (w / (w + epsilon * w.mean())) @ U.T
+    np.testing.assert_allclose(np.cov(W @ (both - mean), bias=True), expected, atol=1e-12)
+    np.testing.assert_allclose(W, W.T, atol=1e-12 * abs(W).max())
+    assert (np.linalg.eigvalsh(W) > 0).all()  # no other root of the inverse, such as that of PCA
+
+
+@pytest.mark.parametrize("shape", [None, (2, 4, 4)], ids=["images", "images and mirror images"])
+@pytest.mark.parametrize("epsilon", EPSILONS)
+@pytest.mark.parametrize("n", [20, 50, 2_500])  # fewer images than dimensions: eigenvalues of 0; several chunks
+def test_whitened_images_have_the_covariance_of_the_formula(n, epsilon, shape):
+    check_whitening(training.whitening, random_pictures(n), epsilon, shape)
+
+
+def pca(X, epsilon, shape):
+    """A planted mistake: the eigenvectors are not turned back."""
+    w, U = np.linalg.eigh(np.cov(X, bias=True))
+    return X.mean(axis=1, keepdims=True), ((w + epsilon * w.mean()) ** -0.5)[:, None] * U.T
+
+
+def absolute_epsilon(X, epsilon, shape):
+    """A planted mistake: epsilon is not relative to the mean eigenvalue."""
+    w, U = np.linalg.eigh(np.cov(X, bias=True))
+    return X.mean(axis=1, keepdims=True), U * (w + epsilon) ** -0.5 @ U.T
+
+
+def centred_on_nothing(X, epsilon, shape):
+    """A planted mistake: the mean stays in the covariance."""
+    w, U = np.linalg.eigh(X @ X.T / X.shape[1])
+    return X.mean(axis=1, keepdims=True), U * (w + epsilon * w.mean()) ** -0.5 @ U.T
+
+
+@pytest.mark.parametrize("wrong", [pca, absolute_epsilon, centred_on_nothing])
+def test_planted_mistake_in_whitening_fails_the_check(wrong):
+    with pytest.raises(AssertionError):
+        check_whitening(wrong, random_pictures(50), 0.1, None)
+
+
+@pytest.mark.parametrize("epsilon", EPSILONS)
+def test_whitening_and_mirroring_change_places_if_mirror_images_are_counted(epsilon):
+    X = random_pictures(50)
+    for shape, commutes in [((2, 4, 4), True), (None, False)]:
+        mean, W = training.whitening(X, epsilon, shape)
+        one, other = mirrored(W @ (X - mean)), W @ (mirrored(X) - mean)
+        assert np.allclose(one, other, rtol=0, atol=1e-11 * abs(W).max()) == commutes
+
+
+@pytest.mark.parametrize("epsilon", [0, -0.1, np.inf, np.nan])
+def test_impossible_epsilon_is_refused_in_one_line(epsilon, raw):
+    with pytest.raises(ValueError, match=f"zca, the epsilon of whitening, must be a number above 0, not {epsilon}$"):
+        training.split(raw, 200, 40, zca=epsilon)
+
+
+@pytest.mark.parametrize("scale", ["each", "all", "none"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_split_whitens_all_parts_with_the_training_images_alone(raw, scale, dtype):
+    plain, data = (training.split(raw, 200, 40, scale, zca=zca, dtype=dtype) for zca in (None, 0.1))
+    offset, W = training.whitening(plain["train"][0], 0.1, raw["shape"])
+    near = dict(rtol=0, atol=1e-4 if dtype == np.float32 else 1e-11)
+    for part in ("train", "val", "test"):
+        X, y = data[part]
+        assert X.dtype == data["W"].dtype == data["mean"].dtype == dtype and X.flags.f_contiguous
+        assert np.array_equal(y, plain[part][1])
+        np.testing.assert_allclose(X, W @ (plain[part][0] - offset), **near)
+    pixels = raw["test_images"].T.astype(dtype)
+    np.testing.assert_allclose(data["W"] @ ((pixels - data["mean"]) / data["sd"]), data["test"][0], **near)
+    assert plain["W"] is None and not np.allclose(plain["test"][0], data["test"][0], **near)
+
+
+def test_other_validation_and_test_images_change_nothing_in_the_training_data(raw):
+    data = training.split(raw, 200, 40, zca=0.1)
+    others = {**raw, "images": raw["images"].copy(), "test_images": 255 - raw["test_images"]}
+    others["images"][200:] = 255 - others["images"][200:]
+    changed = training.split(others, 200, 40, zca=0.1)
+    for name in ("mean", "sd", "W"):
+        assert np.array_equal(data[name], changed[name])
+    assert np.array_equal(data["train"][0], changed["train"][0]) and not np.allclose(data["val"][0], changed["val"][0])
+    others["images"][0] = 255 - others["images"][0]
+    assert not np.array_equal(data["W"], training.split(others, 200, 40, zca=0.1)["W"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        settings.config(hidden=[8, 7], bn="before", zca=0.1, **QUICK),
+        settings.config(specs=[["dropout"], ["affine", 8], ["relu"], ["affine", 3]], keep=0.9, pictures=5, zca=0.1, **QUICK),
+    ],
+    ids=["hidden", "specs"],
+)
+def test_model_of_whitened_data_takes_pixels_that_are_standardised_alone(config, raw):
+    data = training.split(raw, 200, 50, zca=0.1)
+    result, model = training.run(config, 3, data)
+    net, _ = training.network(config, raw["shape"], 3, np.random.default_rng(0))
+    X, X_val = (training.standardise(raw[part], data["mean"], data["sd"]) for part in ("test_images", "images"))
+    arrays, place = (model["params"], model["stats"]), {"bn": model["hp"]["bn"], "net": net}
+    assert result["test_accuracy"] == kbn.accuracy(X, raw["test_labels"], *arrays, **place)
+    val = kbn.evaluate(X_val[:, 200:], raw["labels"][200:], *arrays, **place)
+    assert val["loss"] == pytest.approx(result["val_loss"], rel=1e-4)
+    for mistake in result.get("pictures", {"mistakes": []})["mistakes"]:
+        assert mistake["pixels"] in raw["test_images"].tolist()
+    assert "pictures" not in result or np.allclose(result["pictures"]["filters"], model["params"]["W1"], atol=1e-4)
+
+
+def test_zca_is_refused_for_a_net_that_does_not_begin_with_an_affine_layer(raw):
+    with pytest.raises(settings.UserError, match="zca needs a net whose first layer is affine, not 'conv'"):
+        training.run({**CONFIGS["convolution"], "zca": 0.1}, 0, training.split(raw, 200, 50, zca=0.1))
