@@ -261,3 +261,23 @@ def pictures(title, result, shades, texts, foot):
         panel.imshow(image, cmap="gray", vmin=0, vmax=1)
         panel.set_title(text, y=0, pad=-3, va="top", fontsize=7, parse_math=False)
     return finish(axes, title, [result])
+
+
+def ladder(title, rungs, key="val_accuracy"):
+    """What changes bring, with 95 % intervals: forwards, one after the other, and backwards, each taken out alone.
+
+    rungs: dicts of name, kept (None backwards), results and below, what they are compared with. A hollow mark was not kept.
+    """
+    axes = Figure((WIDTH, 3.4)).subplots(1, 2)
+    for panel, head, mine in zip(axes, ("added to those above it", "taken out of all that were kept"),
+                                 ([rung for rung in rungs[1:] if rung["kept"] is not None],
+                                  [rung for rung in rungs if rung["kept"] is None])):  # fmt: skip
+        for y, rung in enumerate(mine):
+            mean, low, high, _ = tables.paired(rung["below"], rung["results"], key)
+            panel.errorbar(mean, y, xerr=[[np.nan_to_num(mean - low)], [np.nan_to_num(high - mean)]], fmt="o", color="#0072B2",
+                           markerfacecolor="white" if rung["kept"] is False else None, capsize=2)  # fmt: skip
+        panel.axvline(0, color="black", linewidth=0.8)
+        panel.set_yticks(range(len(mine)), [rung["name"].removeprefix("without: ") for rung in mine])
+        panel.set(title=head, xlabel="gain in validation accuracy, points")
+        panel.invert_yaxis()
+    return finish(axes, title, {rung["name"]: rung["results"] for rung in rungs}, "95 % intervals over {} paired seeds")

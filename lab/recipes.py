@@ -88,6 +88,9 @@ def beta_lasso(update, lam, beta):
     return step
 
 
+RULES = {"momentum": kbn.update_params, "nesterov": nesterov, "rmsprop": rmsprop, "adam": adam}
+
+
 # -------------------------------------------------------------------------------------------------- averaged weights
 
 

@@ -27,8 +27,11 @@ DEFAULTS = {
     "n_train": 45_000,
     "n_val": 5_000,
     "split_seed": None,    # draws the images for training and validation; None: the first ones and those after them
-    "decay": None,         # with n_epochs: eta_max times decay after each epoch, instead of the cyclical learning rate
-    "n_epochs": None,
+    "n_epochs": None,      # a number: instead of the cyclical learning rate eta_max times decay after each epoch, or, if
+    "decay": None,         # decay is None, half a cosine from eta_max to eta_min
+    "rule": "momentum",    # the update rule, see recipes.RULES
+    "jitter": None,        # of the mini-batches: {"share", "s", "brightness", "contrast", "colour"}, see jitter.build
+    "keep_input": 1.0,     # probability with which dropout keeps an input
     "watched": 0,          # training examples whose scores are watched after each epoch
     "pictures": 0,         # misclassified test images that are kept for a figure, with the first layer's filters
     **kbn.DEFAULTS,
@@ -53,8 +56,12 @@ def config(**changes):
 
 def smoke(config):
     """The same configuration, cut down to seconds."""
-    sizes = {name: min(size, config[name]) for name, size in SMOKE.items()}
-    return config | sizes | ({"n_epochs": 2} if config["n_epochs"] else {})
+    changes = {name: min(size, config[name]) for name, size in SMOKE.items()}
+    if config["n_epochs"]:
+        changes["n_epochs"] = 2
+    if config["hidden"]:
+        changes["hidden"] = [min(m, 64) for m in config["hidden"]]
+    return config | changes
 
 
 def row(name, *, setting="", reported=None, **changes):

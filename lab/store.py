@@ -21,9 +21,9 @@ from threadpoolctl import threadpool_info
 from lab import models, tables
 from lab.settings import HOME, UserError
 
-DECISIVE = ["kbn.py", "layers.py", "nets.py", "lab/training.py"]
+DECISIVE = ["kbn.py", "layers.py", "nets.py", "jitter.py", "lab/recipes.py", "lab/training.py"]
 LARGEST = 2**24  # bytes of a result's file
-MEASURED = ["val_accuracy", "test_accuracy", "test_accuracy_dataset", "train_accuracy",
+MEASURED = ["val_accuracy", "test_accuracy", "test_accuracy_dataset", "val_accuracy_mirror", "test_accuracy_mirror", "train_accuracy",
             "train_loss", "val_loss", "train_cost", "val_cost", "largest_loss"]  # fmt: skip
 VERSIONS = ["python", "numpy", "machine", "blas"]
 COLUMNS = ["row", "seed", "run", *MEASURED, "diverged", "duration_s", "config", "data", "code", *VERSIONS]
@@ -162,7 +162,7 @@ def read_runs(path):
         results = {}
         with runs.open(encoding="utf-8", newline="") as file:
             for line in csv.DictReader(file, strict=True):
-                result = {name: float(line[name]) for name in MEASURED if line[name]}
+                result = {name: float(line[name]) for name in MEASURED if line.get(name)}
                 result |= {name: line[name] for name in ("row", "run", "diverged", "code")}
                 result |= {name: json.loads(line[name]) for name in ("seed", "config", "data")}
                 result["duration_s"] = float(line["duration_s"] or "nan")

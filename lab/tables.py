@@ -29,16 +29,23 @@ def percent(results, key):
     return summary([100 * result[key] for result in results])
 
 
-def gain(before, after, key="test_accuracy"):
-    """Return the mean of after minus before, paired by seed, with its 95 % interval by Student's t, in points, as text."""
+def paired(before, after, key="test_accuracy"):
+    """Return the mean of after minus before, paired by seed, and the ends of its 95 % interval by Student's t, in points, and n.
+
+    The ends are nan if there is only one pair.
+    """
     from scipy.stats import ttest_1samp  # here, because it loads a second BLAS, which workers do not need
 
     pairs = [(one[key], other[key]) for one in before for other in after if one["seed"] == other["seed"]]
     differences = 100 * np.array([other - one for one, other in pairs])
-    if len(pairs) < 2:
-        return f"{differences.mean():+.2f} ({len(pairs)})"
-    low, high = ttest_1samp(differences, 0).confidence_interval()
-    return f"{differences.mean():+.2f} [{low:+.2f}, {high:+.2f}] ({len(pairs)})"
+    low, high = ttest_1samp(differences, 0).confidence_interval() if len(pairs) > 1 else (np.nan, np.nan)
+    return differences.mean(), low, high, len(pairs)
+
+
+def gain(before, after, key="test_accuracy"):
+    """Return what paired returns as text."""
+    mean, low, high, n = paired(before, after, key)
+    return f"{mean:+.2f} ({n})" if n < 2 else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] ({n})"
 
 
 def cell(value):

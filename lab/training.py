@@ -1,14 +1,16 @@
 """What decides a result: how data is split and standardised, a net is made and trained, and its accuracy measured.
 
-A stored result is used again only if this module, kbn, layers and nets are unchanged (see store.code_version).
+A stored result is used again only if this module and those of store.DECISIVE are unchanged.
 """
 
 import time
 
 import numpy as np
 
+import jitter
 import kbn
 import nets
+from lab import recipes
 from lab.settings import UserError
 
 
@@ -134,11 +136,31 @@ def hyper_parameters(config):
 
 
 def learning_rates(config, n):
-    """Return the learning rate of each update, eta_max times decay after each epoch of n examples; None if it is cyclical."""
-    if config["decay"] is None:
+    """Return the learning rate of each update, with epochs of n examples, as config["n_epochs"] says; None if it is cyclical."""
+    if config["n_epochs"] is None:
         return None
     per_epoch = n // config["n_batch"]
+    if config["decay"] is None:
+        return recipes.cosine_etas(config["n_epochs"] * per_epoch, config["eta_max"], config["eta_min"])
     return [config["eta_max"] * config["decay"] ** (t // per_epoch) for t in range(config["n_epochs"] * per_epoch)]
+
+
+def jitter_of(config, data):
+    """Return the function that changes each mini-batch as config asks, or None. Dropout of inputs comes last."""
+    keep = config["keep_input"]
+    if not config["jitter"] and keep == 1:
+        return None
+    planes = jitter.planes_of(data["shape"]) * (255 / data["sd"])
+    planes = planes if data["W"] is None else data["W"] @ planes
+    change = jitter.build(data["shape"], **config["jitter"] or {}, planes=planes)
+
+    def f(X, rng):
+        X = change(X, rng)
+        if keep < 1:
+            X *= kbn.draw_mask(X.shape, keep, rng, X)
+        return X
+
+    return f
 
 
 def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=None):
@@ -165,7 +187,8 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
     try:
         params, stats, history = kbn.minibatch_gd(
             data["train"], data["val"], params, hp, rng,
-            etas=learning_rates(config, config["n_train"]), net=net, callback=after_epoch, state=state,
+            net=net, etas=learning_rates(config, config["n_train"]), jitter=jitter_of(config, data),
+            update=recipes.RULES[config["rule"]], callback=after_epoch, state=state,
         )  # fmt: skip
     except FloatingPointError as error:
         if not may_diverge:
@@ -175,11 +198,27 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
     epoch = history["epoch"]
     result = history["final"] | {name: epoch[name][-1] for name in epoch if name.startswith("val_")}
     result |= {"largest_loss": max(epoch["largest_loss"]), "diverged": "", "duration_s": time.perf_counter() - start}
+    for part in ("val", "test") if test else ("val",):
+        if config["jitter"] and config["jitter"].get("share"):
+            P = probabilities(data[part][0], net, params, stats, hp, data["shape"])
+            result[f"{part}_accuracy_mirror"] = float((P.argmax(axis=0) == data[part][1]).mean())
     if test:
         result |= measure(config, net, params, stats, hp, data)
     if data["W"] is not None:
         params = without_whitening(params, data["W"])
     return result | {"history": epoch}, {"params": params, "stats": stats, "hp": hp}
+
+
+def probabilities(X, net, params, stats, hp, shape=None):
+    """Return P (K, n) of X (d, n). shape (c, h, w): the mean of P for the pictures and for their mirror images."""
+    parts = []
+    for i in range(0, X.shape[1], net.chunk):
+        views = [X[:, i : i + net.chunk]]
+        if shape is not None:
+            views.append(views[0].T.reshape(-1, *shape)[..., ::-1].reshape(views[0].shape[::-1]).T)
+        P = [net.forward(view, params, stats, bn=hp["bn"], eps=hp["eps"])[0] for view in views]
+        parts.append(sum(P) / len(P))
+    return np.hstack(parts)
 
 
 def measure(config, net, params, stats, hp, data):
@@ -194,8 +233,7 @@ def measure(config, net, params, stats, hp, data):
         whole = kbn.dataset_stats(data["train"][0], params, **place, net=net)
         measured["test_accuracy_dataset"] = kbn.accuracy(X, y, params, whole, **place, net=net)
     if config["pictures"]:
-        chunks = range(0, len(y), net.chunk)
-        P = np.hstack([net.forward(X[:, i : i + net.chunk], params, stats, **place)[0] for i in chunks])
+        P = probabilities(X, net, params, stats, hp)
         wrong = np.flatnonzero(P.argmax(axis=0) != y)
         shown = wrong[: config["pictures"]]
         X_shown, W1 = X[:, shown], params["W1"]

@@ -1,5 +1,6 @@
 """Many runs side by side, on this machine's cores or on a Dask cluster. What is finished is not trained again."""
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -58,7 +59,8 @@ def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
             tasks = [job for job in left.values() if division(job["key"]["config"]) == part]
             for job in tasks if opts.fresh else []:
                 job["checkpoint"].unlink(missing_ok=True)
-            with source_of(raw, part, opts) as source, workers(opts) as parallel:
+            source = source_of(raw, part, opts)
+            with workers(opts) as parallel:
                 calls = [joblib.delayed(work)(job["key"], job["path"], source, may_diverge) for job in tasks]
                 with sigint_ignored():
                     outcomes = parallel(calls)
@@ -89,24 +91,37 @@ def division(config):
     return config["n_train"], config["n_val"], config["scale"], config["split_seed"], config["zca"]
 
 
-@contextlib.contextmanager
 def source_of(raw, division, opts):
-    """Yield what work needs to find its data: the split, memory-mapped for several jobs, or the arguments of split_on_worker.
+    """Return what work needs to find its data: the split, memory-mapped for several jobs, or the arguments of split_on_worker.
 
-    The file behind the memory map is removed even if this process is killed: joblib's resource tracker sees to that.
+    The split is held until another is asked for, since a driver may train in many turns.
     """
     if opts.cluster:
-        yield raw["name"], opts.data_dir, opts.smoke, *division
-    elif opts.jobs == 1:
-        yield training.split(raw, *division)
-    else:
-        folder = tempfile.mkdtemp(prefix="kbn-")
-        resource_tracker.register(folder, "folder")
-        try:
-            joblib.dump(training.split(raw, *division), Path(folder, "split"))
-            yield joblib.load(Path(folder, "split"), mmap_mode="r")
-        finally:
-            resource_tracker.maybe_unlink(folder, "folder")  # the tracker removes it
+        return raw["name"], opts.data_dir, opts.smoke, *division
+    if held.get("raw") is not raw or held["division"] != division or held["jobs"] != opts.jobs:
+        release()
+        split = training.split(raw, *division)
+        held.update(raw=raw, division=division, jobs=opts.jobs, source=split if opts.jobs == 1 else shared(split))
+    return held["source"]
+
+
+held = {}  # the last split, what it was made of, and the folder that shares it
+
+
+def shared(split):
+    """Return the same split memory-mapped. joblib's resource tracker removes the file even if this process is killed."""
+    held["folder"] = tempfile.mkdtemp(prefix="kbn-")
+    resource_tracker.register(held["folder"], "folder")
+    joblib.dump(split, Path(held["folder"], "split"))
+    return joblib.load(Path(held["folder"], "split"), mmap_mode="r")
+
+
+@atexit.register
+def release():
+    """Let the last split go."""
+    if "folder" in held:
+        resource_tracker.maybe_unlink(held["folder"], "folder")  # the tracker removes it
+    held.clear()
 
 
 def work(key, path, source, may_diverge):

@@ -5,9 +5,10 @@ from copy import deepcopy
 import numpy as np
 import pytest
 
+import jitter
 import kbn
 import nets
-from lab import settings, training
+from lab import recipes, settings, training
 
 SPECS = [["conv", 3, 3], ["bn"], ["relu"], ["max_pool", 2], ["dropout"], ["affine", 3]]
 QUICK = {"n_train": 200, "n_val": 50, "n_batch": 20, "n_s": 15, "n_cycles": 1}
@@ -116,6 +117,42 @@ def test_learning_rates_decay_after_each_epoch(n, n_batch, n_epochs, decay):
     expected = [0.05 * decay**epoch for epoch in range(n_epochs) for _ in range(n // n_batch)]
     assert training.learning_rates(config, n) == pytest.approx(expected, rel=1e-14)
     assert training.learning_rates(settings.config(), n) is None
+    cosine = training.learning_rates(config | {"decay": None, "eta_min": 0.01}, n)
+    assert cosine == recipes.cosine_etas(n_epochs * (n // n_batch), 0.05, 0.01)
+
+
+def test_update_rule_jitter_and_dropout_of_inputs_of_a_config_reach_training(raw):
+    data, change = training.split(raw, 200, 50, zca=0.1), {"share": 0.5, "s": 1, "brightness": 0.2, "colour": 0.1}
+    config = CONFIGS["3 layers"] | {
+        "rule": "adam",
+        "eta_max": 0.01,
+        "n_epochs": 2,
+        "jitter": change,
+        "keep_input": 0.8,
+        "zca": 0.1,
+    }
+    result, model = training.run(config, 3, data)
+    rng = np.random.default_rng(3)
+    _, params = training.network(config, data["shape"], 3, rng)
+    planes = data["W"] @ (np.repeat(np.eye(2, dtype=np.float32), 16, axis=0) * (255 / data["sd"]))
+    own = jitter.build((2, 4, 4), **change, planes=planes)
+
+    def both(X, rng):
+        X = own(X, rng)
+        X *= np.float32(1.25) * (rng.random(X.shape) < 0.8)
+        return X
+
+    etas, hp = recipes.cosine_etas(20, 0.01, config["eta_min"]), training.hyper_parameters(config)
+    params, stats, _ = kbn.minibatch_gd(
+        data["train"], data["val"], params, hp, rng, etas=etas, jitter=both, update=recipes.adam
+    )
+    assert np.array_equal(model["params"]["W1"], params["W1"] @ data["W"])
+    for part in ("val", "test"):
+        X, y = data[part]
+        mirrored = np.stack([image.reshape(2, 4, 4)[:, :, ::-1].ravel() for image in X.T]).T
+        P = sum(kbn.forward(pictures, params, stats)[0] for pictures in (X, mirrored))
+        assert result[f"{part}_accuracy_mirror"] == (P.argmax(axis=0) == y).mean()
+    assert "val_accuracy_mirror" not in training.run(config | {"jitter": {"s": 1}}, 3, data, test=False)[0]
 
 
 @every_config

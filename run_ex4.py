@@ -1,0 +1,115 @@
+"""Exercise 4: how far fully connected networks go on CIFAR-10, and what each change brings. (DD2424 Assignment 3)
+
+    python run_ex4.py                       one seed of both ladders, under two hours on 2 cores
+    python run_ex4.py --seeds 5             five paired seeds, about eight hours
+
+From Exercise 3's 3-layer network with BN one change after the other is tried: momentum, width, mirror images, shifts, colours,
+whitening, dropout, the place of BN, depth, Nesterov's momentum, the learning rate's schedule. A change is kept if the
+validation accuracy gains from it on average. Then each kept change is taken out alone. All trainings have 20 epochs. Every
+one of these networks gets the same six trials of eta_max and lambda around the best so far, on a seed of their own, and its
+seeds are trained with the best of the six. The test set is not used. Expect the order of the gains to differ between the two
+ladders.
+"""
+from functools import partial
+
+import numpy as np
+
+from lab import plots, tables, workers
+from lab.driver import drive
+from lab.settings import config, row, run_main
+
+START = config(hidden=[50, 50], bn="before")  # Exercise 3: 2 cycles of 2 x 2250 updates, 20 epochs
+WIDTH = 512
+CHANGES = {  # name: what it does to a config c
+    "momentum .9":           lambda c: {"momentum": 0.9, "eta_max": c["eta_max"] / 10},
+    f"{WIDTH} units":        lambda c: {"hidden": [WIDTH] * 2},
+    "mirror images":         lambda c: {"jitter": {**(c["jitter"] or {}), "share": 0.5}},
+    "shifts by up to 3":     lambda c: {"jitter": {**(c["jitter"] or {}), "s": 3}},
+    "colours":               lambda c: {"jitter": {**(c["jitter"] or {}), "brightness": 0.1, "contrast": 0.2, "colour": 0.05}},
+    "whitening":             lambda c: {"zca": 0.1},
+    "dropout of inputs":     lambda c: {"keep_input": 0.9},
+    "dropout of units":      lambda c: {"keep": 0.9},
+    "BN after the ReLU":     lambda c: {"bn": "after"},
+    "BN off":                lambda c: {"bn": "off"},
+    "4 layers":              lambda c: {"hidden": c["hidden"] + c["hidden"][-1:]},
+    "Nesterov's momentum":   lambda c: {"rule": "nesterov", "momentum": 0.9, "eta_max": c["eta_max"] / (1 if c["momentum"] else 10)},
+    "cosine learning rate":  lambda c: {"n_epochs": 20},
+}
+TRIALS = [(1, 1), (2, 1), (0.5, 1), (1, 4), (1, 0.25), (0.5, 0.25)]  # factors of eta_max and lambda
+TRIAL_SEED = 1000
+FIRST = "3-layer BN of Exercise 3"
+
+
+def climb(network):
+    """Return the rungs of both ladders, dicts: name, kept (None backwards), results, below (those that they are compared with).
+
+    network(name, config) returns the results of the seeds, with the best trial's eta_max and lambda around those of config.
+    """
+    best = network(FIRST, START)
+    rungs, kept = [{"name": FIRST, "kept": True, "results": best, "below": best}], []
+    for name, change in CHANGES.items():
+        c = best[0]["config"]
+        results = network(name, c | change(c))
+        gains = mean_accuracy(results) > mean_accuracy(best)
+        rungs.append({"name": name, "kept": gains, "results": results, "below": best})
+        if gains:
+            best, kept = results, [*kept, name]
+    for name in kept:
+        c = START
+        for other in kept:
+            c = c if other == name else c | CHANGES[other](c)
+        tuned = {key: best[0]["config"][key] * (10 if name.startswith("momentum") and key == "eta_max" else 1)
+                 for key in ("eta_max", "lam")}
+        rungs.append({"name": f"without: {name}", "kept": None, "results": network(f"without: {name}", c | tuned), "below": best})
+    return rungs
+
+
+def mean_accuracy(results):
+    """The mean validation accuracy of results."""
+    return np.mean([result["val_accuracy"] for result in results])
+
+
+def train(raw, opts):
+    results = {}
+
+    def network(name, c):
+        trials = [(row(f"{name}, trial", **c | {"eta_max": c["eta_max"] * eta, "lam": c["lam"] * lam}), TRIAL_SEED)
+                  for eta, lam in TRIALS]
+        how = {"test": False, "may_diverge": True}
+        found = workers.train_runs(trials, raw, opts, **how)
+        best = max(found[f"{name}, trial"], key=lambda trial: trial["val_accuracy"])["config"]
+        results.update(found | workers.train([row(name, **best)], raw, opts, **how))
+        return results[name]
+
+    climb(network)
+    return results
+
+
+def report(results, published):
+    forwards, backwards = [], []
+    for rung in climb(lambda name, _: results[name]):
+        c, mine = rung["results"][0]["config"], rung["results"]
+        line = {"change": rung["name"], "kept": {True: "yes", False: "no", None: ""}[rung["kept"]],
+                "validation": tables.percent(mine, "val_accuracy"), "gain": tables.gain(rung["below"], mine, "val_accuracy"),
+                "eta_max": c["eta_max"], "lambda": c["lam"], "parameters": parameters(c),
+                "s per run": float(np.median([result["duration_s"] for result in mine]))}
+        (backwards if rung["kept"] is None else forwards).append(line)
+    forwards[0]["gain"] = ""
+    for line in backwards:
+        del line["kept"]
+    return {"ex4_ladder": forwards, "ex4_reverse": backwards or [{"change": "none was kept"}]}
+
+
+def parameters(c, d=3072, K=10):
+    """The number of parameters of a network of config c."""
+    dims = [d, *c["hidden"], K]
+    return sum((m_in + 1) * m for m_in, m in zip(dims, dims[1:])) + (c["bn"] != "off") * 2 * sum(c["hidden"])
+
+
+def figures(results):
+    return {"ex4-ladder": partial(plots.ladder, "What each change brings, forwards and backwards",
+                                  climb(lambda name, _: results[name]))}
+
+
+if __name__ == "__main__":
+    run_main(lambda: drive("ex4", __doc__, train, report, figures))
