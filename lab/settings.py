@@ -108,12 +108,17 @@ def make_folder(folder):
     return folder
 
 
-def options(doc, datasets, dataset="cifar10", argv=None):
+def options(doc, datasets, dataset="cifar10", argv=None, others=()):
     """Parse the options that all drivers share.
 
     doc: the driver's docstring. datasets: the names that --dataset takes. dataset: the one that the driver is made for.
+    others: names of further experiments of this driver, of which an option such as --ladder chooses one as opts.experiment.
     """
     options = parser(doc)
+    choice = options.add_mutually_exclusive_group()
+    for name in others:
+        choice.add_argument(f"--{name}", dest="experiment", action="store_const", const=name, help="see above")
+    options.set_defaults(experiment=None)
     add = options.add_argument
     add("--dataset", choices=datasets, help=f"default: {dataset}, or a built-in synthetic set if it cannot be downloaded")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the official files (default: $KBN_DATA_DIR, else one download)")

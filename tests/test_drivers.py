@@ -20,7 +20,7 @@ from conftest import HOME, SMALL, call, options, results_of, start
 from lab import data, driver, plots, settings, store, workers
 from lab.settings import UserError, row
 
-DRIVERS = {"run_ex2": "shapes", "run_ex3": "shapes", "run_sensitivity": "shapes", "run_solver": "shapes", "run_mnist": "grey-shapes",
+DRIVERS = {"run_ex2": "shapes", "run_ex3": "shapes", "run_ex4": "shapes", "run_sensitivity": "shapes", "run_solver": "shapes", "run_mnist": "grey-shapes",
            "run_fashion": "grey-shapes"}  # fmt: skip
 SCRIPTS = [*DRIVERS, "gradcheck", "predict", "make_report", "make_submission"]
 
@@ -361,3 +361,22 @@ def test_progress_on_a_terminal_is_a_bar_no_wider_than_it(columns, tmp_path, mon
     frames = re.split(r"[\r\n]", shown.decode())
     assert sum("3/3" in frame for frame in frames) == 1 and max(map(len, frames)) <= columns
     assert (b"net, seed 2: validation 50.00 %" in shown) is (columns == 100)
+
+
+def test_ladder_keeps_the_changes_that_gain_and_takes_each_out_alone():
+    run_ex4, seen = importlib.import_module("run_ex4"), {}
+
+    def network(name, c):
+        seen[name] = c
+        accuracy = 0.4 + 0.1 * (c["momentum"] > 0) + 0.1 * (c["zca"] is not None) - 0.1 * (c["keep"] < 1)
+        return [{"seed": seed, "val_accuracy": accuracy + seed / 100, "config": c} for seed in range(3)]
+
+    rungs = run_ex4.climb(network)
+    assert [rung["name"] for rung in rungs if rung["kept"]] == [run_ex4.FIRST, "momentum .9", "whitening"]
+    assert [rung["name"] for rung in rungs if rung["kept"] is None] == ["without: momentum .9", "without: whitening"]
+    assert seen["colours"]["momentum"] == 0.9 and seen["dropout of units"]["zca"] and seen["4 layers"]["keep"] == 1
+    changed = {"momentum": 0.9, "eta_max": run_ex4.START["eta_max"] / 10}
+    assert seen["without: whitening"] == run_ex4.START | changed
+    assert seen["without: momentum .9"] == run_ex4.START | {"zca": 0.1}
+    whole = rungs[6]["results"]
+    assert all(rung["below"] == whole for rung in rungs[-2:]) and rungs[6]["name"] == "whitening"
