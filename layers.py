@@ -311,8 +311,10 @@ def image_sides(images):
 
 
 def pad_images(images, pad, fill=0.0):
-    """Return a copy (c, h + 2 pad, w + 2 pad, n) of images (n, c, h, w) with a border of fill; pad is a pair."""
+    """Return images (n, c, h, w) as (c, h + 2 pad, w + 2 pad, n) with a border of fill; pad is a pair. A view if none is needed."""
     n, c, h, w = images.shape
+    if pad == (0, 0):
+        return images.transpose(1, 2, 3, 0).astype(images.dtype, order="C", copy=False)
     padded = np.full_like(images, fill, shape=(c, h + 2 * pad[0], w + 2 * pad[1], n), order="C")
     padded[:, pad[0]:pad[0] + h, pad[1]:pad[1] + w] = images.transpose(1, 2, 3, 0)
     return padded
