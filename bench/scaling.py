@@ -37,16 +37,19 @@ def draw(raw):
     figure = Figure(figsize=(plots.WIDTH, 2.4))
     for axes, name in zip(figure.subplots(1, 3), GRID):
         mine = [entry for entry in raw if entry["of"] == name]
-        for contestant, style in (("kbn", "o-"), ("floor", "s--")):
+        for contestant, label, style in (("kbn", "kbn", "o-"), ("floor", "its matrix products", "s--")):
             ms = [1e3 * np.median(entry["seconds"][contestant]) for entry in mine]
-            axes.loglog(
-                [entry["value"] for entry in mine], ms, style, label={"floor": "its matrix products"}.get(contestant, "kbn")
-            )
+            axes.loglog(GRID[name], ms, style, label=label)
         axes.set(xlabel=name, ylabel="ms per step")
-    axes.legend()
-    figure.suptitle(
-        "A training step of a 4-layer net of 200 units with BN, mini-batch 100, and what changes with each; one thread"
-    )
+        axes.set_xticks([], minor=True)
+        axes.set_xticks(GRID[name], GRID[name], rotation=45)
+        axes.set_yticks([0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500], minor=False)
+        axes.set(ylim=(min(ms) / 1.5, max(ms) * 2))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    figure.axes[0].legend(loc="lower right")
+    figure.suptitle("A training step of a 4-layer network of 200 units with BN and mini-batches of 100, one thread,\n"
+                    "and of networks that differ from it in one number")  # fmt: skip
     return figure
 
 

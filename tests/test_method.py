@@ -705,6 +705,17 @@ def test_normalisation_in_float32_is_that_in_float64_whatever_the_mean(n, mean, 
     assert np.array_equal(cache["S_hat"], S_hat)
 
 
+@pytest.mark.parametrize("value", [0.3, 4e4, 2e5])
+@pytest.mark.parametrize("bn", ["before", "after"])
+def test_training_on_equal_examples_does_not_take_rounding_for_a_signal(bn, value):
+    """Every score is its row's mean, so that BN gives beta, and the best loss is the entropy of the classes."""
+    X, y = np.full((8, 40), value, np.float32), np.arange(40) % 4
+    params = kbn.init_params([8, 6, 5, 4], np.random.default_rng(1), bn=bn)
+    hp = {"n_batch": 8, "n_s": 20, "lam": 0.0, "bn": bn}
+    _, _, history = kbn.minibatch_gd((X, y), (X, y), params, hp, np.random.default_rng(2))
+    assert np.log(4) - 1e-3 < max(history["update"]["loss"]) < np.log(4) + 0.1
+
+
 def test_dataset_stats_are_exact_for_a_large_mean():
     rng = np.random.default_rng(3)
     params = {"W1": np.ones((1, 1)), "b1": np.full((1, 1), 1e7), "gamma1": np.ones((1, 1)), "beta1": np.zeros((1, 1)),
