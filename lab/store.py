@@ -23,8 +23,9 @@ from lab.settings import HOME, UserError
 
 DECISIVE = ["kbn.py", "layers.py", "nets.py", "jitter.py", "lab/recipes.py", "lab/training.py"]
 LARGEST = 2**24  # bytes of a result's file
-MEASURED = ["val_accuracy", "test_accuracy", "test_accuracy_dataset", "val_accuracy_mirror", "test_accuracy_mirror", "train_accuracy",
-            "train_loss", "val_loss", "train_cost", "val_cost", "largest_loss"]  # fmt: skip
+MEASURED = ["val_accuracy", "test_accuracy", "test_accuracy_dataset"]
+MEASURED += [f"{part}_accuracy_{way}" for way in ("mirror", "ensemble") for part in ("val", "test")]
+MEASURED += ["train_accuracy", "train_loss", "val_loss", "train_cost", "val_cost", "largest_loss"]
 VERSIONS = ["python", "numpy", "machine", "blas"]
 COLUMNS = ["row", "seed", "run", *MEASURED, "diverged", "duration_s", "config", "data", "code", *VERSIONS]
 

@@ -233,8 +233,8 @@ def test_runs_are_read_as_they_were_written_from_the_same_bytes(tmp_path):
     assert (tmp_path / "first_histories.json.gz").read_bytes()[4:8] == bytes(4)  # no time
     head, *lines = (tmp_path / "first_runs.csv").read_text(encoding="utf-8").splitlines()
     assert head == ("row,seed,run,val_accuracy,test_accuracy,test_accuracy_dataset,val_accuracy_mirror,test_accuracy_mirror,"
-                    "train_accuracy,train_loss,val_loss,train_cost,val_cost,largest_loss,diverged,duration_s,config,data,code,python,numpy,machine,blas")  # fmt: skip
-    assert ",0.5,0.3333333333333333,0.30000000000000004,,,0.25,2.0,3.5,2.5,4.0,9.5,,1.25," in lines[1]
+                    "val_accuracy_ensemble,test_accuracy_ensemble,train_accuracy,train_loss,val_loss,train_cost,val_cost,largest_loss,diverged,duration_s,config,data,code,python,numpy,machine,blas")  # fmt: skip
+    assert ",0.5,0.3333333333333333,0.30000000000000004,,,,,0.25,2.0,3.5,2.5,4.0,9.5,,1.25," in lines[1]
 
 
 def text(change):
