@@ -1,6 +1,6 @@
 """Exercise 3: batch normalization, and the search for lambda. (DD2424 Assignment 3) The main job.
 
-    python run_ex3.py              one seed, 4 to 8 minutes on 2 cores
+    python run_ex3.py              one seed, 4 to 5 minutes on 2 cores
     python run_ex3.py --seeds 5    the published tables
 
 The 3-, 6- and 9-layer networks with BN off and before the ReLU in the default setting; a search for lambda on the

@@ -1,6 +1,6 @@
 """Sensitivity to initialisation: every weight is drawn from N(0, sigma^2). (DD2424 Assignment 3, end of Exercise 3)
 
-    python run_sensitivity.py              one seed, 3 to 6 minutes on 2 cores
+    python run_sensitivity.py              one seed, under 3 minutes on 2 cores
     python run_sensitivity.py --seeds 3    the published table
 
 The 3- and 9-layer networks for three sigmas: with BN off, with BN before the ReLU and the assignment's epsilon (Matlab's

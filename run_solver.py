@@ -1,6 +1,6 @@
 """Modular networks and the solver, on CIFAR-10. (The CS231n report)
 
-    python run_solver.py              one seed, 2 minutes on 2 cores
+    python run_solver.py              one seed, under 2 minutes on 2 cores
     python run_solver.py --seeds 3    the published tables
 
 A two-layer network, trained by plain SGD with a learning rate that decays after each epoch; a three-layer network that
