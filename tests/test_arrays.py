@@ -1,5 +1,7 @@
 """The method on arrays of another library: numpy's protocols only, and the same bits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from strict import Strict
@@ -64,6 +66,8 @@ def test_whole_trainings_on_strict_arrays_give_the_bits_of_numpy(name):
         options = {
             "net": net,
             "jitter": reverse,
+            "order": lambda n, rng: np.argsort(rng.random(n)),
+            "penalty": SimpleNamespace(value=lambda W, lam: lam * abs(W).sum(), gradient=lambda W, lam: lam * np.sign(W)),
             "observe": lambda t, params, grads, cache: norms.append(abs(grads["W1"]).max()),
         }  # noqa: B023
         *arrays, history = kbn.minibatch_gd(move(train), move(val), move(params), hp, np.random.default_rng(1), **options)
