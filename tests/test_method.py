@@ -548,6 +548,8 @@ def test_memory_order_and_precision_of_X_do_not_matter(other):
     expected = kbn.minibatch_gd((X, y), (X, y), params, hp, np.random.default_rng(1))
     found = kbn.minibatch_gd((other(X), y), (other(X), y), params, hp, np.random.default_rng(1))
     assert same(found[0], expected[0]) and same(found[1], expected[1]) and found[2] == expected[2]
+    prepared, _ = kbn.prepare(other(X), y, params, "training")
+    assert prepared.flags.f_contiguous and prepared.dtype == np.float32 and np.array_equal(prepared, X)
 
 
 def dtypes(tree):
@@ -573,7 +575,9 @@ def test_float32_stays_float32_in_every_array(net, hp):
     (X, y), options = inputs["data"], {"bn": net.bn, "net": net.net}
     Y, eps = kbn.one_hot(y, K), np.float64(1e-5)
     _, cache = net.net.forward(X, params, bn=net.bn, eps=eps)
-    arrays += [params, stats, states[-1]["memory"], cache, net.net.backward(Y, params, cache, np.float64(0.1))]
+    grads = net.net.backward(Y, params, cache, np.float64(0.1))
+    assert same(grads, net.net.backward(Y, params, cache, 0.1))
+    arrays += [params, stats, states[-1]["memory"], cache, grads]
     arrays += [kbn.dataset_stats(X, params, **options), kbn.compute_cost(X, Y, params, 0.1, stats, eps=eps, **options)[0]]
     assert len(arrays) > 40 and dtypes(arrays) == {np.dtype(np.float32)}
 
@@ -705,13 +709,15 @@ def test_normalisation_in_float32_is_that_in_float64_whatever_the_mean(n, mean, 
     assert np.array_equal(cache["S_hat"], S_hat)
 
 
-def test_dataset_stats_are_exact_for_a_large_mean():
+@pytest.mark.parametrize("dtype, mean, chunk, errors", [(np.float64, 1e7, 100, (1e-15, 1e-6)), (np.float32, 1e4, 2, (2e-7, 1e-3))])
+def test_dataset_stats_are_exact_for_a_large_mean(dtype, mean, chunk, errors):
     rng = np.random.default_rng(3)
-    params = {"W1": np.ones((1, 1)), "b1": np.full((1, 1), 1e7), "gamma1": np.ones((1, 1)), "beta1": np.zeros((1, 1)),
+    params = {"W1": np.ones((1, 1)), "b1": np.full((1, 1), mean), "gamma1": np.ones((1, 1)), "beta1": np.zeros((1, 1)),
               "W2": np.ones((2, 1)), "b2": np.zeros((2, 1))}  # fmt: skip
-    X = 0.1 * rng.standard_normal((1, 950))
-    stats = kbn.dataset_stats(X, params, net=changed(kbn.MLP, chunk=100))
-    assert stats["mu1"] == pytest.approx(1e7 + X.mean(), rel=1e-15) and stats["v1"] == pytest.approx(X.var(), rel=1e-6)
+    params, X = {key: param.astype(dtype) for key, param in params.items()}, 0.1 * rng.standard_normal((1, 950))
+    stats = kbn.dataset_stats(X.astype(dtype), params, net=changed(kbn.MLP, chunk=chunk))
+    expected = [pytest.approx(value, rel=error) for value, error in zip((mean + X.mean(), X.var()), errors, strict=True)]
+    assert [stats["mu1"], stats["v1"]] == expected and {stats["mu1"].dtype, stats["v1"].dtype} == {np.dtype(dtype)}
 
 
 # ------------------------------------------------------------------------------------------------------------- dropout
@@ -853,6 +859,7 @@ def test_hyper_parameters_default_to_those_of_the_assignment():
     ({"lam": -0.1}, "lam must be a number from 0"), ({"lam": np.nan}, "lam"), ({"lam": "0.1"}, "lam"), ({"lam": None}, "lam"),
     ({"eps": -1e-5}, "eps must be a number from 0"), ({"eps": np.nan}, "eps"), ({"eps": np.inf}, "eps"),
     ({"eta_min": -1}, "eta_min"), ({"eta_min": 0.2, "eta_max": 0.1}, "eta_min 0.2 is above eta_max 0.1"),
+    ({"eta_min": 0.2}, "eta_min 0.2 is above eta_max 0.1"), ({"eta_max": 1e-6}, "eta_min 1e-05 is above eta_max 1e-06"),
     ({"alpha": 1.1}, "alpha must be a number from 0 to 1, not 1.1"), ({"momentum": -0.1}, "momentum"),
     ({"keep": 0}, "keep must be a number from 0.001 to 1"), ({"keep": 1.1}, "keep"),
     ({"bn": "middle"}, "bn must be 'off', 'before' or 'after' .*, not 'middle'"), ({"bn": "off"}, "bn is 'off', but params"),
@@ -923,6 +930,8 @@ def test_penalty_without_lambda_is_0_for_any_weights():
 def test_divergence_is_reported_with_the_update_and_its_eta():
     with pytest.raises(FloatingPointError, match=r"training diverged: the loss of update \d+ \(eta .*smaller eta_max"):
         train(NETS["BN off"], eta_max=1e6)
+    with pytest.raises(FloatingPointError, match=r"the loss of update 5 \(eta 0.02\) is"):  # in the second epoch
+        train(NETS["BN off"], etas=[0.01] * 4 + [1e200] + [0.02] * 3)
     with pytest.raises(FloatingPointError, match=r"the loss after update 1 \(eta 1e\+30\) is"):  # nothing comes after it
         train(NETS["BN off"], dtype=np.float32, eta_max=1e30, n_s=1, n_cycles=1)
 
