@@ -237,6 +237,16 @@ def test_gradients_are_0_for_the_biases_before_bn_alone(name, zero):
     assert {key for key in grads if gradcheck.largest_entry(grads[key]) <= ZERO_BAR} == zero
 
 
+@pytest.mark.parametrize("bn", ["off", "before", "after"])
+def test_backward_writes_over_the_gradients_of_weights_that_it_is_given(bn):
+    net = kbn_net([8, 8, 8, K], bn)
+    params, X, _, Y, _ = problem(net, 9, seed=4)
+    old = kbn.backward(Y, params, kbn.forward(-X, params, bn=bn)[1], 0.1)
+    _, cache = kbn.forward(X, params, bn=bn)
+    grads = kbn.backward(Y, params, cache, 0.1, out=old)
+    assert all(grads[key] is old[key] for key in ("W1", "W2", "W3")) and same(grads, kbn.backward(Y, params, cache, 0.1))
+
+
 @every_net
 @pytest.mark.parametrize("lam", [0.3, 2.0])
 def test_penalty_adds_the_squares_of_the_weights_alone(net, lam):
@@ -485,7 +495,7 @@ def test_training_ends_after_2_n_s_n_cycles_updates_or_those_of_etas(net, n, hp,
     starts = [0, *epoch_t]
     assert epoch["largest_loss"] == [max(update["loss"][a:b]) for a, b in zip(starts, epoch_t)]
     columns = [*update.values(), *epoch.values(), history["final"].values()]
-    assert all(isinstance(value, (int, float)) for column in columns for value in column)
+    assert all(type(value) in (int, float) for column in columns for value in column)
 
 
 @every_net
@@ -627,15 +637,16 @@ def test_order_and_jitter_decide_what_an_update_sees(net):
     before = X.copy()
 
     def double(X, rng):
+        assert X.flags.f_contiguous
         X *= rng.integers(2, 4)  # in place: the mini-batch is a copy
-        return X
+        return 2 * X
 
     kbn.minibatch_gd((X, y), (X, y), params, hp, np.random.default_rng(5), net=spied(net, note).net, order=order, jitter=double)
     factors = np.random.default_rng(5).integers(2, 4, 6)
     assert len(by_class) == 2 and np.array_equal(X, before)
     for i, (batch, factor) in enumerate(zip(seen, factors, strict=True)):
         chosen = by_class[0][i % 4 * 10 : i % 4 * 10 + 10]
-        np.testing.assert_array_equal(batch, X[:, chosen] * factor)
+        np.testing.assert_array_equal(batch, 2 * (X[:, chosen] * factor))
 
 
 @every_net
@@ -677,8 +688,11 @@ def test_another_penalty_takes_the_place_of_l2(net):
     )
     for name in ("W1", "W2", "W3"):
         np.testing.assert_allclose(grads[name], numerical[name], rtol=1e-9, atol=1e-12)
-    plain, other = (train(net, lam=0.3, **penalty)[0] for penalty in ({}, {"penalty": fourth}))
-    assert not same(plain, other)
+    params, stats, history, inputs = train(net, lam=0.3, penalty=fourth)
+    assert not same(params, train(net, lam=0.3)[0])
+    scores = kbn.evaluate(*inputs["val"], params, stats, 0.3, bn=net.bn, net=net.net, penalty=fourth)
+    assert scores["cost"] == history["epoch"]["val_cost"][-1]
+    assert scores["cost"] - scores["loss"] == pytest.approx(0.3 * sum((params[f"W{l}"] ** 4).sum() for l in (1, 2, 3)))
 
 
 def test_loss_that_explodes_and_comes_back_is_in_the_history():
