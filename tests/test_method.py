@@ -309,7 +309,8 @@ def test_prediction_does_not_depend_on_the_rest_of_the_batch_and_changes_nothing
     params, stats, _, inputs = train(net)
     X, y = inputs["val"]
     before, place = (copy(params), copy(stats), X.copy()), {"bn": net.bn}
-    P, _ = net.net.forward(X, params, stats, **place)
+    P, cache = net.net.forward(X, params, stats, **place)
+    assert cache.keys() <= {"P", "logP", "scores", "bn", "eps", "average"}  # nothing that backward needs
     alone = [net.net.forward(X[:, i : i + 1], params, stats, **place)[0] for i in range(30)]
     np.testing.assert_allclose(np.hstack(alone), P, rtol=1e-11)
     whole = kbn.evaluate(X, y, params, stats, 0.1, **place, net=net.net)
@@ -361,7 +362,9 @@ def test_dataset_stats_are_those_of_one_huge_batch(net, eps):
     (None, lambda m: (2 / m) ** 0.5), ("xavier", lambda m: m**-0.5), (1e-3, lambda m: 1e-3), (0, lambda m: 0),
 ])  # fmt: skip
 def test_weights_are_normal_with_the_standard_deviation_asked_for(draw, fan_in, sigma, sd):
-    params = draw(sigma=sigma)
+    params = draw(sigma=sigma, sigma_b=0.5)
+    biases = np.concatenate([params[f"b{l}"] for l in (1, 2, 3)])
+    assert biases.std() == pytest.approx(0.5, rel=0.1) and abs(biases.mean()) < 0.1
     for l, m in enumerate(fan_in, start=1):
         W = params[f"W{l}"]
         assert W.std() == pytest.approx(sd(m), rel=0.03)
@@ -723,7 +726,9 @@ def test_normalisation_in_float32_is_that_in_float64_whatever_the_mean(n, mean, 
     assert np.array_equal(cache["S_hat"], S_hat)
 
 
-@pytest.mark.parametrize("dtype, mean, chunk, errors", [(np.float64, 1e7, 100, (1e-15, 1e-6)), (np.float32, 1e4, 2, (2e-7, 1e-3))])
+@pytest.mark.parametrize("dtype, mean, chunk, errors", [
+    (np.float64, 1e7, 100, (1e-15, 1e-6)), (np.float32, 1e4, 2, (2e-7, 1e-3)),
+])  # fmt: skip
 def test_dataset_stats_are_exact_for_a_large_mean(dtype, mean, chunk, errors):
     rng = np.random.default_rng(3)
     params = {"W1": np.ones((1, 1)), "b1": np.full((1, 1), mean), "gamma1": np.ones((1, 1)), "beta1": np.zeros((1, 1)),
