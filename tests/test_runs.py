@@ -1,6 +1,7 @@
 """Many runs: the config of each reaches kbn, and kills, restarts, company and the number of jobs change no bit of a result."""
 
 import contextlib
+import inspect
 import json
 import os
 import random
@@ -193,6 +194,31 @@ def test_rows_of_the_same_name_are_refused_and_a_run_asked_for_twice_is_trained_
         workers.train([lam_row(0.1, "net"), lam_row(0.2, "net")], raw, options(tmp_path))
     results = workers.train_runs([(lam_row(0.1, "net"), 0)] * 2, raw, options(tmp_path))["net"]
     assert len(results) == 2 and results[0] == results[1] and trained == [(0.1, 0)]
+
+
+def test_every_run_is_on_the_split_that_its_config_asks_for_and_the_last_split_is_held(raw, tmp_path, monkeypatch):
+    made, signature, opts = [], inspect.signature(training.split), options(tmp_path, "--fresh")
+
+    def split(raw, *division):
+        made.append(signature.bind(raw, *division).arguments | {"raw": raw["title"]})
+        return made[-1]
+
+    def work(key, path, source, may_diverge):
+        return path, {"val_accuracy": 0.5, "duration_s": 0.0, "split": source}, None
+
+    monkeypatch.setattr(training, "split", split)
+    monkeypatch.setattr(workers, "work", work)
+    changes = [{}, {"n_train": 40}, {"n_val": 30}, {"scale": "all"}, {"split_seed": 1}, {"zca": 0.1}]
+    rows = [lam_row(0.1, f"row {i}", **change) for i, change in enumerate(changes)]
+    for about in (raw, raw | {"title": "another"}):
+        results = workers.train(rows, about, opts)
+        for row in rows:
+            config = settings.smoke(row["config"])
+            division = {name: config[name] for name in ("n_train", "n_val", "scale", "zca")} | {"seed": config["split_seed"]}
+            assert [result["split"] for result in results[row["name"]]] == [division | {"raw": about["title"]}]
+    workers.train(rows[-1:], about, opts)
+    assert len(made) == 2 * len(rows)
+    workers.release()
 
 
 # ------------------------------------------------------------------------------------- processes: jobs, kills, company
