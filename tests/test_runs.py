@@ -221,6 +221,14 @@ def test_every_run_is_on_the_split_that_its_config_asks_for_and_the_last_split_i
     workers.release()
 
 
+def test_worker_of_a_cluster_makes_the_split_that_the_driver_asks_for(raw, tmp_path, monkeypatch):
+    division = 40, 30, "all", 1, 0.1
+    monkeypatch.setattr(training, "split", lambda raw, *division: {"division": division, "title": raw["title"]})
+    source = workers.source_of(raw, division, options(tmp_path, "--cluster", "tcp://127.0.0.1:1"))
+    split = workers.split_on_worker.__wrapped__(*source)
+    assert (split["division"], split["title"]) == (division, raw["title"]) and split["key"]["code"] == store.code_version()
+
+
 # ------------------------------------------------------------------------------------- processes: jobs, kills, company
 
 
@@ -338,3 +346,9 @@ def test_two_jobs_read_the_same_mapped_data_and_one_job_is_this_process(jobs, ra
     else:
         assert os.getpid() not in {result["process"] for result in results} and all(results[0]["files"])
         assert all(result["files"] == results[0]["files"] and not result["writeable"] for result in results)
+        folder, deadline = Path(results[0]["files"][0]).parent, time.monotonic() + 30
+        assert set(results[0]["files"]) == {str(folder / "split")} and folder.exists()
+        workers.release()
+        while folder.exists():  # joblib's tracker removes it
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
