@@ -68,6 +68,14 @@ def test_config_refuses_an_unknown_name():
         settings.config(lambda_=0.1)
 
 
+def test_divergence_names_the_run_unless_it_is_recorded(data, tmp_path):
+    key = {"config": CONFIG | {"eta_max": 1e30}, "seed": 3, "test": True}
+    with pytest.raises(FloatingPointError, match="^run-1: training diverged: the loss of update"):
+        workers.work(key, tmp_path / "run-1.json", data, False)
+    _, result, model = workers.work(key, tmp_path / "run-1.json", data, True)
+    assert result["diverged"].startswith("training diverged") and model is None
+
+
 @pytest.mark.parametrize("config", [CONFIG, IMAGES, STEPS], ids=["kbn", "specs", "steps"])
 def test_run_stopped_after_any_epochs_continues_from_its_checkpoint_and_ends_bit_identical(config, data, tmp_path, monkeypatch):
     key, train, starts = {"config": config, "seed": 3, "test": True}, kbn.minibatch_gd, []
