@@ -239,12 +239,12 @@ def test_gradients_are_0_for_the_biases_before_bn_alone(name, zero):
 
 @pytest.mark.parametrize("bn", ["off", "before", "after"])
 def test_backward_writes_over_the_gradients_of_weights_that_it_is_given(bn):
-    net = kbn_net([8, 8, 8, K], bn)
+    net = kbn_net([8, 8, 8, 8, K], bn)
     params, X, _, Y, _ = problem(net, 9, seed=4)
     old = kbn.backward(Y, params, kbn.forward(-X, params, bn=bn)[1], 0.1)
     _, cache = kbn.forward(X, params, bn=bn)
     grads = kbn.backward(Y, params, cache, 0.1, out=old)
-    assert all(grads[key] is old[key] for key in ("W1", "W2", "W3")) and same(grads, kbn.backward(Y, params, cache, 0.1))
+    assert all(grads[key] is old[key] for key in ("W1", "W2", "W3", "W4")) and same(grads, kbn.backward(Y, params, cache, 0.1))
 
 
 @every_net
