@@ -419,7 +419,7 @@ def test_error_planted_in_any_parameter_is_caught(bn):
     for key in params:
         planted = gradcheck.plant(grads[key], key in zero)
         assert key in zero or np.count_nonzero(planted != grads[key]) == 1
-        for wrong in [planted] + [1.001 * grads[key]] * (key not in zero):
+        for wrong in [planted, np.full_like(planted, np.nan)] + [1.001 * grads[key]] * (key not in zero):
             assert failed(gradients.judge({**grads, key: wrong}, numerical, zero)) == {key: BOTH}
 
 

@@ -48,7 +48,8 @@ def case(kind, seed=0, dtype=np.float64):
     images, channels = draw(5, 3, 6, 8), {"gamma": draw(3, 1) + 1, "beta": draw(3, 1)}
     mask, W, b = ((rng.random((4, 7)) < 0.7) / 0.7).astype(dtype), draw(4, 3, 4, 3), draw(4, 1)
     small, window = images[:, :, :2, :3], {"size": (4, 3), "stride": (2, 1), "pad": (2, 1)}
-    conv = partial(layers.conv_forward, stride=(2, 3), pad=(1, 2))
+    conv, last = partial(layers.conv_forward, stride=(2, 3), pad=(1, 2)), in_order(images, "examples last")
+    bare = window | {"pad": 0}
     return {
         "affine": ({"X": X, "W": draw(6, 4), "b": draw(6, 1)}, layers.affine_forward, layers.affine_backward),
         "relu": ({"S": X}, layers.relu_forward, layers.relu_backward),
@@ -61,11 +62,14 @@ def case(kind, seed=0, dtype=np.float64):
         "conv": ({"images": images, "W": W, "b": b}, conv, layers.conv_backward),
         "max pool": ({"images": images}, partial(layers.max_pool_forward, **window), layers.max_pool_backward),
         "avg pool": ({"images": images}, partial(layers.avg_pool_forward, **window), layers.avg_pool_backward),
+        "conv, no border": ({"images": last, "W": W, "b": b}, partial(conv, stride=(2, 5), pad=0), layers.conv_backward),
+        "max pool, no border": ({"images": last}, partial(layers.max_pool_forward, **bare), layers.max_pool_backward),
+        "avg pool, no border": ({"images": last}, partial(layers.avg_pool_forward, **bare), layers.avg_pool_backward),
     }[kind]
 
 
 KINDS = ["affine", "relu", "sigmoid", "tanh", "dropout", "batch norm", "batch norm, staged", "batch norm of channels", "conv",
-         "max pool", "avg pool"]  # fmt: skip
+         "max pool", "avg pool", "conv, no border", "max pool, no border", "avg pool, no border"]  # fmt: skip
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -369,6 +373,7 @@ def test_columns_and_channels_are_views_of_what_layers_return():
     for stage in (out, normalised, active, pooled, averaged):
         X = stage.reshape(4, -1).T
         assert np.shares_memory(layers.channel_rows(stage), stage)
+        assert np.shares_memory(layers.pad_images(stage, (0, 0)), stage)
         assert np.shares_memory(X, stage) and X.flags.c_contiguous
         assert np.shares_memory(X.T.reshape(stage.shape), X)
 
@@ -382,6 +387,7 @@ def test_convolution_of_many_bands_is_that_of_one(monkeypatch):
         assert_close(grad, whole[name])
     monkeypatch.undo()
     rows = np.concatenate([np.arange(100)[band] for band in layers.bands(np.zeros((3, 5, 5, 100, 90, 9)))])
+    assert layers.bands(np.zeros((1, 1, 1, 3, 2, 2)), size=3) == [slice(i, i + 1) for i in range(3)]  # a row is more than size
     assert np.array_equal(rows, np.arange(100)) and len(layers.bands(np.zeros((3, 5, 5, 100, 90, 9)))) > 10
 
 

@@ -237,6 +237,16 @@ def test_gradients_are_0_for_the_biases_before_bn_alone(name, zero):
     assert {key for key in grads if gradcheck.largest_entry(grads[key]) <= ZERO_BAR} == zero
 
 
+@pytest.mark.parametrize("bn", ["off", "before", "after"])
+def test_backward_writes_over_the_gradients_of_weights_that_it_is_given(bn):
+    net = kbn_net([8, 8, 8, 8, K], bn)
+    params, X, _, Y, _ = problem(net, 9, seed=4)
+    old = kbn.backward(Y, params, kbn.forward(-X, params, bn=bn)[1], 0.1)
+    _, cache = kbn.forward(X, params, bn=bn)
+    grads = kbn.backward(Y, params, cache, 0.1, out=old)
+    assert all(grads[key] is old[key] for key in ("W1", "W2", "W3", "W4")) and same(grads, kbn.backward(Y, params, cache, 0.1))
+
+
 @every_net
 @pytest.mark.parametrize("lam", [0.3, 2.0])
 def test_penalty_adds_the_squares_of_the_weights_alone(net, lam):
@@ -299,7 +309,8 @@ def test_prediction_does_not_depend_on_the_rest_of_the_batch_and_changes_nothing
     params, stats, _, inputs = train(net)
     X, y = inputs["val"]
     before, place = (copy(params), copy(stats), X.copy()), {"bn": net.bn}
-    P, _ = net.net.forward(X, params, stats, **place)
+    P, cache = net.net.forward(X, params, stats, **place)
+    assert cache.keys() <= {"P", "logP", "scores", "bn", "eps", "average"}  # nothing that backward needs
     alone = [net.net.forward(X[:, i : i + 1], params, stats, **place)[0] for i in range(30)]
     np.testing.assert_allclose(np.hstack(alone), P, rtol=1e-11)
     whole = kbn.evaluate(X, y, params, stats, 0.1, **place, net=net.net)
@@ -351,7 +362,9 @@ def test_dataset_stats_are_those_of_one_huge_batch(net, eps):
     (None, lambda m: (2 / m) ** 0.5), ("xavier", lambda m: m**-0.5), (1e-3, lambda m: 1e-3), (0, lambda m: 0),
 ])  # fmt: skip
 def test_weights_are_normal_with_the_standard_deviation_asked_for(draw, fan_in, sigma, sd):
-    params = draw(sigma=sigma)
+    params = draw(sigma=sigma, sigma_b=0.5)
+    biases = np.concatenate([params[f"b{l}"] for l in (1, 2, 3)])
+    assert biases.std() == pytest.approx(0.5, rel=0.1) and abs(biases.mean()) < 0.1
     for l, m in enumerate(fan_in, start=1):
         W = params[f"W{l}"]
         assert W.std() == pytest.approx(sd(m), rel=0.03)
@@ -485,7 +498,7 @@ def test_training_ends_after_2_n_s_n_cycles_updates_or_those_of_etas(net, n, hp,
     starts = [0, *epoch_t]
     assert epoch["largest_loss"] == [max(update["loss"][a:b]) for a, b in zip(starts, epoch_t)]
     columns = [*update.values(), *epoch.values(), history["final"].values()]
-    assert all(isinstance(value, (int, float)) for column in columns for value in column)
+    assert all(type(value) in (int, float) for column in columns for value in column)
 
 
 @every_net
@@ -548,6 +561,8 @@ def test_memory_order_and_precision_of_X_do_not_matter(other):
     expected = kbn.minibatch_gd((X, y), (X, y), params, hp, np.random.default_rng(1))
     found = kbn.minibatch_gd((other(X), y), (other(X), y), params, hp, np.random.default_rng(1))
     assert same(found[0], expected[0]) and same(found[1], expected[1]) and found[2] == expected[2]
+    prepared, _ = kbn.prepare(other(X), y, params, "training")
+    assert prepared.flags.f_contiguous and prepared.dtype == np.float32 and np.array_equal(prepared, X)
 
 
 def dtypes(tree):
@@ -573,7 +588,9 @@ def test_float32_stays_float32_in_every_array(net, hp):
     (X, y), options = inputs["data"], {"bn": net.bn, "net": net.net}
     Y, eps = kbn.one_hot(y, K), np.float64(1e-5)
     _, cache = net.net.forward(X, params, bn=net.bn, eps=eps)
-    arrays += [params, stats, states[-1]["memory"], cache, net.net.backward(Y, params, cache, np.float64(0.1))]
+    grads = net.net.backward(Y, params, cache, np.float64(0.1))
+    assert same(grads, net.net.backward(Y, params, cache, 0.1))
+    arrays += [params, stats, states[-1]["memory"], cache, grads]
     arrays += [kbn.dataset_stats(X, params, **options), kbn.compute_cost(X, Y, params, 0.1, stats, eps=eps, **options)[0]]
     assert len(arrays) > 40 and dtypes(arrays) == {np.dtype(np.float32)}
 
@@ -623,15 +640,16 @@ def test_order_and_jitter_decide_what_an_update_sees(net):
     before = X.copy()
 
     def double(X, rng):
+        assert X.flags.f_contiguous
         X *= rng.integers(2, 4)  # in place: the mini-batch is a copy
-        return X
+        return 2 * X
 
     kbn.minibatch_gd((X, y), (X, y), params, hp, np.random.default_rng(5), net=spied(net, note).net, order=order, jitter=double)
     factors = np.random.default_rng(5).integers(2, 4, 6)
     assert len(by_class) == 2 and np.array_equal(X, before)
     for i, (batch, factor) in enumerate(zip(seen, factors, strict=True)):
         chosen = by_class[0][i % 4 * 10 : i % 4 * 10 + 10]
-        np.testing.assert_array_equal(batch, X[:, chosen] * factor)
+        np.testing.assert_array_equal(batch, 2 * (X[:, chosen] * factor))
 
 
 @every_net
@@ -673,8 +691,11 @@ def test_another_penalty_takes_the_place_of_l2(net):
     )
     for name in ("W1", "W2", "W3"):
         np.testing.assert_allclose(grads[name], numerical[name], rtol=1e-9, atol=1e-12)
-    plain, other = (train(net, lam=0.3, **penalty)[0] for penalty in ({}, {"penalty": fourth}))
-    assert not same(plain, other)
+    params, stats, history, inputs = train(net, lam=0.3, penalty=fourth)
+    assert not same(params, train(net, lam=0.3)[0])
+    scores = kbn.evaluate(*inputs["val"], params, stats, 0.3, bn=net.bn, net=net.net, penalty=fourth)
+    assert scores["cost"] == history["epoch"]["val_cost"][-1]
+    assert scores["cost"] - scores["loss"] == pytest.approx(0.3 * sum((params[f"W{l}"] ** 4).sum() for l in (1, 2, 3)))
 
 
 def test_loss_that_explodes_and_comes_back_is_in_the_history():
@@ -716,13 +737,17 @@ def test_training_on_equal_examples_does_not_take_rounding_for_a_signal(bn, valu
     assert np.log(4) - 1e-3 < max(history["update"]["loss"]) < np.log(4) + 0.1
 
 
-def test_dataset_stats_are_exact_for_a_large_mean():
+@pytest.mark.parametrize("dtype, mean, chunk, errors", [
+    (np.float64, 1e7, 100, (1e-15, 1e-6)), (np.float32, 1e4, 2, (2e-7, 1e-3)),
+])  # fmt: skip
+def test_dataset_stats_are_exact_for_a_large_mean(dtype, mean, chunk, errors):
     rng = np.random.default_rng(3)
-    params = {"W1": np.ones((1, 1)), "b1": np.full((1, 1), 1e7), "gamma1": np.ones((1, 1)), "beta1": np.zeros((1, 1)),
+    params = {"W1": np.ones((1, 1)), "b1": np.full((1, 1), mean), "gamma1": np.ones((1, 1)), "beta1": np.zeros((1, 1)),
               "W2": np.ones((2, 1)), "b2": np.zeros((2, 1))}  # fmt: skip
-    X = 0.1 * rng.standard_normal((1, 950))
-    stats = kbn.dataset_stats(X, params, net=changed(kbn.MLP, chunk=100))
-    assert stats["mu1"] == pytest.approx(1e7 + X.mean(), rel=1e-15) and stats["v1"] == pytest.approx(X.var(), rel=1e-6)
+    params, X = {key: param.astype(dtype) for key, param in params.items()}, 0.1 * rng.standard_normal((1, 950))
+    stats = kbn.dataset_stats(X.astype(dtype), params, net=changed(kbn.MLP, chunk=chunk))
+    expected = [pytest.approx(value, rel=error) for value, error in zip((mean + X.mean(), X.var()), errors, strict=True)]
+    assert [stats["mu1"], stats["v1"]] == expected and {stats["mu1"].dtype, stats["v1"].dtype} == {np.dtype(dtype)}
 
 
 # ------------------------------------------------------------------------------------------------------------- dropout
@@ -864,6 +889,7 @@ def test_hyper_parameters_default_to_those_of_the_assignment():
     ({"lam": -0.1}, "lam must be a number from 0"), ({"lam": np.nan}, "lam"), ({"lam": "0.1"}, "lam"), ({"lam": None}, "lam"),
     ({"eps": -1e-5}, "eps must be a number from 0"), ({"eps": np.nan}, "eps"), ({"eps": np.inf}, "eps"),
     ({"eta_min": -1}, "eta_min"), ({"eta_min": 0.2, "eta_max": 0.1}, "eta_min 0.2 is above eta_max 0.1"),
+    ({"eta_min": 0.2}, "eta_min 0.2 is above eta_max 0.1"), ({"eta_max": 1e-6}, "eta_min 1e-05 is above eta_max 1e-06"),
     ({"alpha": 1.1}, "alpha must be a number from 0 to 1, not 1.1"), ({"momentum": -0.1}, "momentum"),
     ({"keep": 0}, "keep must be a number from 0.001 to 1"), ({"keep": 1.1}, "keep"),
     ({"bn": "middle"}, "bn must be 'off', 'before' or 'after' .*, not 'middle'"), ({"bn": "off"}, "bn is 'off', but params"),
@@ -934,6 +960,8 @@ def test_penalty_without_lambda_is_0_for_any_weights():
 def test_divergence_is_reported_with_the_update_and_its_eta():
     with pytest.raises(FloatingPointError, match=r"training diverged: the loss of update \d+ \(eta .*smaller eta_max"):
         train(NETS["BN off"], eta_max=1e6)
+    with pytest.raises(FloatingPointError, match=r"the loss of update 5 \(eta 0.02\) is"):  # in the second epoch
+        train(NETS["BN off"], etas=[0.01] * 4 + [1e200] + [0.02] * 3)
     with pytest.raises(FloatingPointError, match=r"the loss after update 1 \(eta 1e\+30\) is"):  # nothing comes after it
         train(NETS["BN off"], dtype=np.float32, eta_max=1e30, n_s=1, n_cycles=1)
 

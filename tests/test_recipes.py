@@ -47,8 +47,8 @@ def trained(update, momentum, etas, params=None, memory=None):
 
 def torch_optimizer(name, params, eta, momentum):
     optim = torch.optim
-    if name == "nesterov":
-        return optim.SGD(params, eta, momentum=momentum, nesterov=True)
+    if name in ("momentum", "nesterov"):
+        return optim.SGD(params, eta, momentum=momentum, nesterov=name == "nesterov")
     if name == "adam":
         return optim.Adam(params, eta, betas=(momentum, 0.999), eps=1e-8)
     return optim.RMSprop(params, eta, alpha=0.9, eps=1e-8, momentum=momentum)
@@ -76,19 +76,20 @@ def check_rule(update, name, momentum, etas):
 
 
 ORACLES = [  # PyTorch's momentum holds g, kbn's eta g: they agree while eta is constant
-    (recipes.nesterov, "nesterov", 0.9, [0.02] * 30),
-    (recipes.nesterov, "nesterov", 0.5, [0.1] * 30),
-    (recipes.adam, "adam", 0.9, [0.01] * 15 + [0.03] * 15),
-    (recipes.adam, "adam", 0.8, [0.1] * 30),
-    (recipes.rmsprop, "rmsprop", 0.0, [0.01] * 15 + [0.03] * 15),
-    (recipes.rmsprop, "rmsprop", 0.9, [0.01] * 30),
+    ("nesterov", 0.9, [0.02] * 30),
+    ("nesterov", 0.5, [0.1] * 30),
+    ("adam", 0.9, [0.01] * 15 + [0.03] * 15),
+    ("adam", 0.8, [0.1] * 30),
+    ("rmsprop", 0.0, [0.01] * 15 + [0.03] * 15),
+    ("rmsprop", 0.9, [0.01] * 30),
+    ("momentum", 0.9, [0.02] * 30),
 ]
 
 
 @needs_torch
-@pytest.mark.parametrize("update, name, momentum, etas", ORACLES)
-def test_rule_makes_the_steps_of_torch(update, name, momentum, etas):
-    check_rule(update, name, momentum, etas)
+@pytest.mark.parametrize("name, momentum, etas", ORACLES)
+def test_rule_makes_the_steps_of_torch(name, momentum, etas):
+    check_rule(recipes.RULES[name], name, momentum, etas)
 
 
 def late_momentum(params, grads, memory, eta, momentum):
@@ -120,14 +121,14 @@ def rmsprop_of_first_moments(params, grads, memory, eta, momentum):
 
 @needs_torch
 def test_planted_mistake_in_a_rule_makes_other_steps_than_torch():
-    check_rule(adam_with(), *ORACLES[2][1:])
+    check_rule(adam_with(), *ORACLES[2])
     for wrong, oracle in [
         (kbn.update_params, ORACLES[0]), (late_momentum, ORACLES[0]), (adam_with(bias=False), ORACLES[2]),
         (adam_with(root_first=False), ORACLES[2]), (adam_with(second=0.998), ORACLES[2]),
         (rmsprop_of_first_moments, ORACLES[4]),
     ]:  # fmt: skip
         with pytest.raises(AssertionError):
-            check_rule(wrong, *oracle[1:])
+            check_rule(wrong, *oracle)
 
 
 def test_nesterov_takes_its_gradient_ahead_of_the_point_also_while_eta_changes():

@@ -1,6 +1,7 @@
 """Many runs: the config of each reaches kbn, and kills, restarts, company and the number of jobs change no bit of a result."""
 
 import contextlib
+import inspect
 import json
 import os
 import random
@@ -65,6 +66,14 @@ def test_trial_of_a_search_does_not_look_at_the_test_set(data):
 def test_config_refuses_an_unknown_name():
     with pytest.raises(ValueError, match="lambda_"):
         settings.config(lambda_=0.1)
+
+
+def test_divergence_names_the_run_unless_it_is_recorded(data, tmp_path):
+    key = {"config": CONFIG | {"eta_max": 1e30}, "seed": 3, "test": True}
+    with pytest.raises(FloatingPointError, match="^run-1: training diverged: the loss of update"):
+        workers.work(key, tmp_path / "run-1.json", data, False)
+    _, result, model = workers.work(key, tmp_path / "run-1.json", data, True)
+    assert result["diverged"].startswith("training diverged") and model is None
 
 
 @pytest.mark.parametrize("config", [CONFIG, IMAGES, STEPS], ids=["kbn", "specs", "steps"])
@@ -195,6 +204,39 @@ def test_rows_of_the_same_name_are_refused_and_a_run_asked_for_twice_is_trained_
     assert len(results) == 2 and results[0] == results[1] and trained == [(0.1, 0)]
 
 
+def test_every_run_is_on_the_split_that_its_config_asks_for_and_the_last_split_is_held(raw, tmp_path, monkeypatch):
+    made, signature, opts = [], inspect.signature(training.split), options(tmp_path, "--fresh")
+
+    def split(raw, *division):
+        made.append(signature.bind(raw, *division).arguments | {"raw": raw["title"]})
+        return made[-1]
+
+    def work(key, path, source, may_diverge):
+        return path, {"val_accuracy": 0.5, "duration_s": 0.0, "split": source}, None
+
+    monkeypatch.setattr(training, "split", split)
+    monkeypatch.setattr(workers, "work", work)
+    changes = [{}, {"n_train": 40}, {"n_val": 30}, {"scale": "all"}, {"split_seed": 1}, {"zca": 0.1}]
+    rows = [lam_row(0.1, f"row {i}", **change) for i, change in enumerate(changes)]
+    for about in (raw, raw | {"title": "another"}):
+        results = workers.train(rows, about, opts)
+        for row in rows:
+            config = settings.smoke(row["config"])
+            division = {name: config[name] for name in ("n_train", "n_val", "scale", "zca")} | {"seed": config["split_seed"]}
+            assert [result["split"] for result in results[row["name"]]] == [division | {"raw": about["title"]}]
+    workers.train(rows[-1:], about, opts)
+    assert len(made) == 2 * len(rows)
+    workers.release()
+
+
+def test_worker_of_a_cluster_makes_the_split_that_the_driver_asks_for(raw, tmp_path, monkeypatch):
+    division = 40, 30, "all", 1, 0.1
+    monkeypatch.setattr(training, "split", lambda raw, *division: {"division": division, "title": raw["title"]})
+    source = workers.source_of(raw, division, options(tmp_path, "--cluster", "tcp://127.0.0.1:1"))
+    split = workers.split_on_worker.__wrapped__(*source)
+    assert (split["division"], split["title"]) == (division, raw["title"]) and split["key"]["code"] == store.code_version()
+
+
 # ------------------------------------------------------------------------------------- processes: jobs, kills, company
 
 
@@ -312,3 +354,9 @@ def test_two_jobs_read_the_same_mapped_data_and_one_job_is_this_process(jobs, ra
     else:
         assert os.getpid() not in {result["process"] for result in results} and all(results[0]["files"])
         assert all(result["files"] == results[0]["files"] and not result["writeable"] for result in results)
+        folder, deadline = Path(results[0]["files"][0]).parent, time.monotonic() + 30
+        assert set(results[0]["files"]) == {str(folder / "split")} and folder.exists()
+        workers.release()
+        while folder.exists():  # joblib's tracker removes it
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

@@ -67,7 +67,7 @@ def version(tmp_path, monkeypatch):
     return version
 
 
-@pytest.mark.parametrize("name", ["kbn.py", "layers.py", "nets.py", "lab/training.py"])
+@pytest.mark.parametrize("name", ["kbn.py", "layers.py", "nets.py", "jitter.py", "lab/recipes.py", "lab/training.py"])
 def test_code_version_changes_with_code_and_not_with_comments_docstrings_and_layout(name, version):
     original = version()
     assert original == store.code_version() != version(name, lambda text: f"{text}\nEXTRA = 1\n")

@@ -59,7 +59,7 @@ def test_split_standardises_with_the_training_images_alone(raw, scale, dtype):
 
 def test_split_with_a_seed_draws_the_images_of_training_and_validation(raw):
     raw["images"][:, 0] = np.arange(250)  # the image's number
-    parts = [training.split(raw, 200, 40, "none", seed) for seed in (None, 1, 1, 2)]
+    parts = [training.split(raw, 200, 40, "none", seed) for seed in (None, 1, 1, 0)]
     drawn = [np.rint(np.hstack([data[part][0][0] for part in ("train", "val")]) + data["mean"][0]) for data in parts]
     assert np.array_equal(drawn[0], np.arange(240)) and np.array_equal(drawn[1], drawn[2])
     assert not np.array_equal(drawn[1], drawn[3]) and max(drawn[3]) == 249 and len(set(drawn[3])) == 240
@@ -153,6 +153,30 @@ def test_update_rule_jitter_and_dropout_of_inputs_of_a_config_reach_training(raw
         P = sum(kbn.forward(pictures, params, stats)[0] for pictures in (X, mirrored))
         assert result[f"{part}_accuracy_mirror"] == (P.argmax(axis=0) == y).mean()
     assert "val_accuracy_mirror" not in training.run(config | {"jitter": {"s": 1}}, 3, data, test=False)[0]
+    assert {"val_accuracy_mirror"} == {name for name in training.run(config, 3, data, test=False)[0] if "mirror" in name}
+
+
+def test_jitter_of_a_config_is_nothing_or_dropout_of_inputs_alone(raw):
+    data = training.split(raw, 200, 50)
+    assert training.jitter_of(CONFIGS["3 layers"], data) is None
+    f = training.jitter_of(CONFIGS["3 layers"] | {"keep_input": 0.8}, data)
+    X = data["train"][0][:, :20]
+    expected = X * kbn.draw_mask(X.shape, 0.8, np.random.default_rng(1), X)
+    assert np.array_equal(f(X.copy("F"), np.random.default_rng(1)), expected)
+
+
+@pytest.mark.parametrize("chunk", [7, 1000])
+def test_probabilities_are_the_mean_of_those_of_pictures_and_their_mirror_images(chunk, raw):
+    config, data = CONFIGS["convolution"], training.split(raw, 200, 50)
+    net, params = training.network(config, data["shape"], 3, np.random.default_rng(1))
+    hp, stats = training.hyper_parameters(config) | {"eps": 0.5}, kbn.dataset_stats(data["train"][0], params, net=net)
+    X, _ = data["test"]
+    plain, other = (net.forward(pictures, params, stats, eps=0.5)[0] for pictures in (X, mirrored(X)))
+    net.chunk = chunk
+    np.testing.assert_allclose(training.probabilities(X, net, params, stats, hp), plain, rtol=1e-5)
+    both = training.probabilities(X, net, params, stats, hp, data["shape"])
+    np.testing.assert_allclose(both, (plain + other) / 2, rtol=1e-5)
+    assert not np.allclose(plain, other, rtol=1e-2)
 
 
 @every_config
@@ -250,6 +274,15 @@ def check_whitening(whitening, X, epsilon, shape):
 @pytest.mark.parametrize("n", [20, 50, 2_500])  # fewer images than dimensions: eigenvalues of 0; several chunks
 def test_whitened_images_have_the_covariance_of_the_formula(n, epsilon, shape):
     check_whitening(training.whitening, random_pictures(n), epsilon, shape)
+
+
+@pytest.mark.parametrize("chunk", [7, 50, 1000])
+def test_whiten_changes_all_images_in_place(chunk):
+    X = random_pictures(50)
+    mean, W = training.whitening(X, 0.1)
+    expected = W @ (X - mean)
+    training.whiten(X, mean, W, chunk)
+    np.testing.assert_allclose(X, expected, rtol=0, atol=1e-12 * abs(W).max())
 
 
 def pca(X, epsilon, shape):
