@@ -115,7 +115,7 @@ def options(doc, datasets, dataset="cifar10", argv=None, others=()):
     others: names of further experiments of this driver, of which an option such as --ladder chooses one as opts.experiment.
     """
     options = parser(doc)
-    choice = options.add_mutually_exclusive_group()
+    choice = options.add_mutually_exclusive_group() if others else None  # argparse cannot show an empty one
     for name in others:
         choice.add_argument(f"--{name}", dest="experiment", action="store_const", const=name, help="see above")
     options.set_defaults(experiment=None)
