@@ -216,6 +216,7 @@ def test_every_run_is_on_the_split_that_its_config_asks_for_and_the_last_split_i
 
     monkeypatch.setattr(training, "split", split)
     monkeypatch.setattr(workers, "work", work)
+    workers.release()
     changes = [{}, {"n_train": 40}, {"n_val": 30}, {"scale": "all"}, {"split_seed": 1}, {"zca": 0.1}]
     rows = [lam_row(0.1, f"row {i}", **change) for i, change in enumerate(changes)]
     for about in (raw, raw | {"title": "another"}):
