@@ -2,6 +2,7 @@
 
     python run_ex4.py --seeds 2                two networks side by side, about an hour on 2 cores
     python run_ex4.py --ladder --seeds 5       what each change brings, about eight hours on 2 cores
+    python run_ex4.py --search                 random search by successive halving, about two hours on 2 cores
 
 The recipe: three hidden layers of 1024 units with BN, whitened pictures, mirrored and shifted mini-batches, dropout, Nesterov's
 momentum and a cosine learning rate.
@@ -11,6 +12,9 @@ shifts, colours, whitening, dropout, the place of BN, depth, Nesterov's momentum
 kept if the validation accuracy gains from it on average. Then each kept change is taken out alone. All trainings have 20
 epochs. Every one of these networks gets the same six trials of eta_max and lambda around the best so far, on a seed of their
 own, and its seeds are trained with the best of the six. The test set is not used.
+
+The search: 27 draws of all hyper-parameters are trained for 4 epochs, the best third of them again for 12, and the best third
+of those for 36, each with a whole cosine. It uses the validation set alone.
 """
 from functools import partial
 
@@ -116,6 +120,53 @@ def figures_ladder(results):
                                   climb(lambda name, _: results[name]))}
 
 
+ROUNDS = {4: 27, 12: 9, 36: 3}  # epochs: trials
+
+
+def draw(rng):
+    """One trial of the search: a config without its number of epochs."""
+    return config(
+        hidden=[int(rng.choice([256, 512, 1024]))] * int(rng.integers(2, 6)), bn=str(rng.choice(["off", "before", "after"])),
+        rule="nesterov", momentum=0.9, eta_max=float(10 ** rng.uniform(-2.5, -0.5)), lam=float(10 ** rng.uniform(-5, -2.5)),
+        keep=float(rng.uniform(0.7, 1)), keep_input=float(rng.uniform(0.8, 1)),
+        zca=[None, 0.03, 0.1, 0.3, 1.0][rng.integers(5)],
+        jitter={"share": 0.5, "s": int(rng.integers(5)), "contrast": float(rng.uniform(0, 0.4)),
+                "brightness": float(rng.uniform(0, 0.2))})
+
+
+def train_search(raw, opts):
+    rng, results = np.random.default_rng(4), {}
+    trials = [draw(rng) for _ in range(ROUNDS[4])]
+    for n_epochs, n in ROUNDS.items():
+        runs = [(row(f"{n_epochs} epochs", **c | {"n_epochs": n_epochs}), TRIAL_SEED) for c in trials[:n]]
+        results |= workers.train_runs(runs, raw, opts, test=False, may_diverge=True)
+        trials = [result["config"] for result in ranked(results[f"{n_epochs} epochs"])]
+    return results
+
+
+def ranked(results):
+    """The results, the highest validation accuracy first."""
+    return sorted(results, key=lambda result: result["val_accuracy"], reverse=True)
+
+
+def searched(c):
+    """The hyper-parameters of a config c that the search draws, by name."""
+    names = ("eta_max", "lam", "keep", "keep_input", "bn")
+    return {"width": c["hidden"][0], "depth": len(c["hidden"]) + 1, **{name: c[name] for name in names},
+            "zca": "off" if c["zca"] is None else c["zca"],
+            **{name: c["jitter"][name] for name in ("s", "contrast", "brightness")}}
+
+
+def report_search(results, published):
+    best = [(name, result) for name in reversed(results) for result in ranked(results[name])][:10]
+    return {"ex4_search": [{"trained for": name, "validation": tables.percent([result], "val_accuracy")}
+                           | searched(result["config"]) for name, result in best]}
+
+
+def figures_search(results):
+    return {"ex4-search": partial(plots.trials, "Random search by successive halving", results, searched)}
+
+
 def train(raw, opts):
     results = workers.train([RECIPE], raw, opts)
     add_ensembles(results[RECIPE["name"]], raw, opts)
@@ -150,4 +201,5 @@ def figures(results):
 
 
 if __name__ == "__main__":
-    run_main(lambda: drive("ex4", __doc__, train, report, figures, others={"ladder": (train_ladder, report_ladder, figures_ladder)}))
+    run_main(lambda: drive("ex4", __doc__, train, report, figures, others={
+        "ladder": (train_ladder, report_ladder, figures_ladder), "search": (train_search, report_search, figures_search)}))

@@ -281,3 +281,27 @@ def ladder(title, rungs, key="val_accuracy"):
         panel.set(title=head, xlabel="gain in validation accuracy, points")
         panel.invert_yaxis()
     return finish(axes, title, {rung["name"]: rung["results"] for rung in rungs}, "95 % intervals over {} paired seeds")
+
+
+def trials(title, rounds, numbers):
+    """Validation accuracy of all trials of a search against each of their numbers. rounds: {name: results}.
+
+    numbers(config): a dict of numbers and words by name. A number that spans a factor of 20 gets a logarithmic axis.
+    """
+    names = list(numbers(flat(rounds)[0]["config"]))
+    axes = Figure((WIDTH, 1.6 * -(-len(names) // 4) + 0.8)).subplots(-(-len(names) // 4), 4, sharey=True)
+    for panel, name in zip(axes.flat, names):
+        values = [numbers(result["config"])[name] for result in flat(rounds)]
+        words = any(isinstance(value, str) for value in values)
+        for label, style in styles(rounds).items():
+            x = [numbers(result["config"])[name] for result in rounds[label]]
+            y = [100 * result["val_accuracy"] for result in rounds[label]]
+            panel.plot([str(value) for value in x] if words else x, y, **style | {"linestyle": "none"})
+        if not words and min(values) > 0 and max(values) > 20 * min(values):
+            panel.set_xscale("log")
+        panel.set_xlabel(name)
+    for panel in axes.flat[len(names) :]:
+        panel.set_axis_off()
+    for panel in axes[:, 0]:
+        panel.set_ylabel("validation, %")
+    return finish(axes, title, rounds, "{} seeds")

@@ -380,3 +380,24 @@ def test_ladder_keeps_the_changes_that_gain_and_takes_each_out_alone():
     assert seen["without: momentum .9"] == run_ex4.START | {"zca": 0.1}
     whole = rungs[6]["results"]
     assert all(rung["below"] == whole for rung in rungs[-2:]) and rungs[6]["name"] == "whitening"
+
+
+def test_search_trains_the_best_third_longer(monkeypatch):
+    run_ex4 = importlib.import_module("run_ex4")
+
+    def train_runs(runs, raw, opts, **how):
+        assert how["test"] is False  # validation selects
+        about = {"diverged": "", "data": {"title": "noise", "note": ""}}
+        return {runs[0][0]["name"]: [about | {"seed": seed, "config": row["config"], "val_accuracy": 1 - row["config"]["lam"]}
+                                     for row, seed in runs]}  # fmt: skip
+
+    monkeypatch.setattr(workers, "train_runs", train_runs)
+    results = run_ex4.train_search(None, None)
+    lams = {name: [result["config"]["lam"] for result in mine] for name, mine in results.items()}
+    first = sorted(lams["4 epochs"])
+    assert len(set(first)) == 27 and (lams["12 epochs"], lams["36 epochs"]) == (first[:9], first[:3])
+    assert {result["config"]["n_epochs"] for result in results["36 epochs"]} == {36}
+    table = run_ex4.report_search(results, {})["ex4_search"]
+    assert [line["lam"] for line in table] == [*first[:3], *first[:7]] and table[0]["trained for"] == "36 epochs"
+    panels = run_ex4.figures_search(results)["ex4-search"]().axes
+    assert [len(line.get_xdata()) for line in panels[0].get_lines()] == [27, 9, 3]
