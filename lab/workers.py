@@ -219,7 +219,7 @@ def workers(opts):
         client = Client(opts.cluster, timeout=CLUSTER_TIMEOUT)
         client.wait_for_workers(1, timeout=CLUSTER_TIMEOUT)
         client.run(exec, "import lab.workers")  # a worker without this project would never answer
-    except (OSError, ValueError, TimeoutError, ImportError) as error:
+    except (OSError, ValueError, TimeoutError, ImportError, AssertionError) as error:  # the last: Dask's loop did not start
         raise UserError(
             f"no cluster with a worker for this project at {opts.cluster} "
             f"({' '.join(str(error).split()) or type(error).__name__}); docs/cluster.md says how to start one"
