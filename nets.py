@@ -138,7 +138,7 @@ FLATTEN = Kind(lambda shape: ((math.prod(shape),), {}),  # images (n, c, h, w) t
 def build(specs, shape, loss="softmax"):
     """Return a net that kbn's functions take in place of kbn.MLP.
 
-    specs: see above. shape: of one input, (d,) or (c, h, w); X (d, n) holds images plane by plane, one a column.
+    specs: see above. shape: of one input, (d,) or (c, h, w); each column of X (d, n) is one input, an image plane by plane.
     loss: "softmax" or "svm". Raises ValueError for an invalid spec, an unknown loss, or a size that does not fit; the
     message names the layer.
     """
@@ -258,7 +258,8 @@ def walk(steps, X, params, stats=None, eps=kbn.EPS, masks=None):
 def backward(steps, loss, Y, params, cache, lam, *, penalty=kbn.L2, out=None):
     """Return grads of the mean loss plus the penalty. Called through build, as kbn.backward is.
 
-    Y (K, n) one-hot, cache from forward without stats; out is not needed here. Raises ValueError if the cache is one of prediction.
+    Y (K, n) one-hot, cache from forward without stats; out is not needed here.
+    Raises ValueError if the cache is one of prediction.
     """
     if "layers" not in cache:
         raise ValueError("backward needs the cache of training: call forward without stats")

@@ -106,7 +106,10 @@ def draw_figures(named, opts, folder):
 
 
 def reported(row, results):
-    """Return what documents report for a row, {} unless its results are of its own config and of all official data."""
+    """Return what documents report for a row.
+
+    It is {} if the results have another config than the row, or were not trained on the whole official data.
+    """
     whole = results[0]["data"]["files"] in ("official", "same images in another order")
     return row["reported"] if whole and results[0]["config"] == row["config"] else {}
 

@@ -17,7 +17,7 @@ from lab.settings import UserError
 def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, zca=None, dtype=np.float32):
     """Divide raw (see data.load) into training, validation and test set, and standardise. A3, Exercise 1.
 
-    The first n_train training images are for training, the n_val after them for validation; with a seed, of a random order.
+    The first n_train images of the training set are for training and the next n_val for validation. A seed shuffles them first.
     X = (pixel - mean) / sd with the mean and sd (divided by n) of the n_train images alone: of "each" dimension, or of "all"
     dimensions together (usual where most pixels at the border are black); with "none" each mean is subtracted and sd is 1
     (the CS231n report). With zca, the epsilon of whitening, X = W (pixel - mean) / sd.
@@ -100,7 +100,7 @@ def whitening(X, epsilon, shape=None, chunk=1000):
         mirrored = np.arange(d).reshape(shape)[..., ::-1].ravel()
         mean, C = (mean + mean[mirrored]) / 2, (C + C[mirrored][:, mirrored]) / 2
     w, U = np.linalg.eigh(C - mean @ mean.T)
-    w = np.maximum(w, 0)  # an eigenvalue of 0 may come out below it
+    w = np.maximum(w, 0)  # rounding can make an eigenvalue of 0 negative
     return mean, U * (w + epsilon * w.mean()) ** -0.5 @ U.T
 
 
