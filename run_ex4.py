@@ -30,7 +30,7 @@ RECIPE = row("3 x 1024", hidden=3 * [1024], bn="before", rule="nesterov", moment
 START = config(hidden=[50, 50], bn="before")  # Exercise 3: 2 cycles of 2 x 2250 updates, 20 epochs
 WIDTH = 512
 CHANGES = {  # name: what it does to a config c
-    "momentum .9":           lambda c: {"momentum": 0.9, "eta_max": c["eta_max"] / 10},
+    "momentum .9":           lambda c: {"momentum": 0.9},
     f"{WIDTH} units":        lambda c: {"hidden": [WIDTH] * 2},
     "mirror images":         lambda c: {"jitter": {**(c["jitter"] or {}), "share": 0.5}},
     "shifts by up to 3":     lambda c: {"jitter": {**(c["jitter"] or {}), "s": 3}},
@@ -41,7 +41,7 @@ CHANGES = {  # name: what it does to a config c
     "BN after the ReLU":     lambda c: {"bn": "after"},
     "BN off":                lambda c: {"bn": "off"},
     "4 layers":              lambda c: {"hidden": c["hidden"] + c["hidden"][-1:]},
-    "Nesterov's momentum":   lambda c: {"rule": "nesterov", "momentum": 0.9, "eta_max": c["eta_max"] / (1 if c["momentum"] else 10)},
+    "Nesterov's momentum":   lambda c: {"rule": "nesterov", "momentum": 0.9},
     "cosine learning rate":  lambda c: {"n_epochs": 20},
 }
 TRIALS = [(1, 1), (2, 1), (0.5, 1), (1, 4), (1, 0.25), (0.5, 0.25)]  # factors of eta_max and lambda
@@ -58,7 +58,7 @@ def climb(network):
     rungs, kept = [{"name": FIRST, "kept": True, "results": best, "below": best}], []
     for name, change in CHANGES.items():
         c = best[0]["config"]
-        results = network(name, c | change(c))
+        results = network(name, around(c, c | change(c)))
         gains = mean_accuracy(results) > mean_accuracy(best)
         rungs.append({"name": name, "kept": gains, "results": results, "below": best})
         if gains:
@@ -67,10 +67,15 @@ def climb(network):
         c = START
         for other in kept:
             c = c if other == name else c | CHANGES[other](c)
-        tuned = {key: best[0]["config"][key] * (10 if name.startswith("momentum") and key == "eta_max" else 1)
-                 for key in ("eta_max", "lam")}
-        rungs.append({"name": f"without: {name}", "kept": None, "results": network(f"without: {name}", c | tuned), "below": best})
+        results = network(f"without: {name}", around(best[0]["config"], c))
+        rungs.append({"name": f"without: {name}", "kept": None, "results": results, "below": best})
     return rungs
+
+
+def around(best, c):
+    """c with eta_max and lambda of best. With momentum .9 gradients act ten times as long, so that eta_max is a tenth."""
+    eta_max = best["eta_max"] * (10 if best["momentum"] else 1) / (10 if c["momentum"] else 1)
+    return c | {"eta_max": eta_max, "lam": best["lam"]}
 
 
 def mean_accuracy(results):
@@ -136,7 +141,7 @@ def draw(rng):
 
 def train_search(raw, opts):
     rng, results = np.random.default_rng(4), {}
-    trials = [draw(rng) for _ in range(ROUNDS[4])]
+    trials = [draw(rng) for _ in range(max(ROUNDS.values()))]
     for n_epochs, n in ROUNDS.items():
         runs = [(row(f"{n_epochs} epochs", **c | {"n_epochs": n_epochs}), TRIAL_SEED) for c in trials[:n]]
         results |= workers.train_runs(runs, raw, opts, test=False, may_diverge=True)

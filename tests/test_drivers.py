@@ -382,6 +382,22 @@ def test_ladder_keeps_the_changes_that_gain_and_takes_each_out_alone():
     assert all(rung["below"] == whole for rung in rungs[-2:]) and rungs[6]["name"] == "whitening"
 
 
+def test_eta_max_of_the_ladder_follows_the_momentum_and_not_the_name_of_the_change():
+    """Nesterov's momentum is kept as well: without the first momentum the network still has it."""
+    run_ex4, seen = importlib.import_module("run_ex4"), {}
+
+    def network(name, c):
+        seen[name] = c
+        accuracy = 0.4 + 0.1 * (c["momentum"] > 0) + 0.1 * (c["rule"] == "nesterov")
+        return [{"seed": 0, "val_accuracy": accuracy, "config": c}]
+
+    run_ex4.climb(network)
+    eta_max = run_ex4.START["eta_max"]
+    names = ("momentum .9", "Nesterov's momentum", "without: momentum .9", "without: Nesterov's momentum")
+    assert [seen[name]["eta_max"] for name in names] == [eta_max / 10] * 4
+    assert [seen[name]["momentum"] for name in names] == [0.9] * 4 and seen[names[3]]["rule"] == "momentum"
+
+
 def test_search_trains_the_best_third_longer(monkeypatch):
     run_ex4 = importlib.import_module("run_ex4")
 
