@@ -154,6 +154,16 @@ def write_runs(path, results):
     tables.write(path.with_name(f"{path.name}_histories.json.gz"), gzip.compress(text.encode(), mtime=0))
 
 
+def check_numbers(result):
+    """Raise an error unless val_accuracy is there, accuracies are from 0 to 1, and the history has numbers in equal columns."""
+    accuracies = [result["val_accuracy"], *(result[name] for name in MEASURED if "accuracy" in name and name in result)]
+    columns = list(result["history"].values())
+    if not all(0 <= accuracy <= 1 for accuracy in accuracies) or len(set(map(len, columns))) > 1:
+        raise ValueError
+    if not all(type(x) in (int, float) for column in columns for x in column):
+        raise TypeError
+
+
 def read_runs(path):
     """Return what write_runs wrote: {row: [result, ...]}. Raises UserError, naming the file, if it is missing or damaged."""
     runs, histories = (path.with_name(path.name + end) for end in ("_runs.csv", "_histories.json.gz"))
@@ -168,8 +178,7 @@ def read_runs(path):
                 result |= {name: json.loads(line[name]) for name in ("seed", "config", "data")}
                 result["duration_s"] = float(line["duration_s"] or "nan")
                 result |= {"versions": {name: line[name] for name in VERSIONS}, **left[line["run"]]}
-                if not 0 <= result["val_accuracy"] <= 1:
-                    raise ValueError
+                check_numbers(result)
                 results.setdefault(line["row"], []).append(result)
         if not results or {result["run"] for of_row in results.values() for result in of_row} != left.keys():
             raise ValueError

@@ -242,6 +242,11 @@ def text(change):
     return lambda csv, gz: csv.write_text(change(csv.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def histories(change):
+    """Change the text of the histories."""
+    return lambda csv, gz: gz.write_bytes(gzip.compress(change(gzip.decompress(gz.read_bytes()).decode()).encode()))
+
+
 RUINED = {
     "no runs": lambda csv, gz: csv.unlink(),
     "no histories": lambda csv, gz: gz.unlink(),
@@ -253,6 +258,10 @@ RUINED = {
     "a word for a number": text(lambda text: text.replace("0.3333333333333333", "high")),
     "nan": text(lambda text: text.replace(",0.5,0.3333333333333333", ",nan,0.3333333333333333")),
     "no accuracy": text(lambda text: text.replace(",0.5,0.3333333333333333", ",,0.3333333333333333")),
+    "a test accuracy of 7.5": text(lambda text: text.replace("0.3333333333333333", "7.5")),
+    "a test accuracy of nan": text(lambda text: text.replace("0.3333333333333333", "nan")),
+    "a shorter column": histories(lambda text: text.replace("[0.25,0.5]", "[0.25]", 1)),
+    "words in a column": histories(lambda text: text.replace("[0.25,0.5]", '["a","b"]', 1)),
     "no gzip": lambda csv, gz: gz.write_text("{}"),
     "truncated histories": lambda csv, gz: gz.write_bytes(gz.read_bytes()[:-20]),
     "other bytes": lambda csv, gz: gz.write_bytes(gz.read_bytes()[:50] + b"\0\0\0\0" + gz.read_bytes()[54:]),
