@@ -6,6 +6,7 @@ the seeds in a band of ± one standard deviation, unless something else is said.
 """
 
 import io
+import math
 import textwrap
 
 import matplotlib
@@ -44,13 +45,20 @@ def save(figure, path):
     tables.write(path, image.getvalue())
 
 
-def finish(axes, title, nested, several="mean ± sd of {} seeds"):
-    """Finish the figure of axes with a title, a line about the results (several: what is drawn of many seeds), and a legend."""
+def finish(axes, title, nested, several="mean ± sd of {} seeds", training_curves=False):
+    """Finish the figure of axes with a title, a line about the results (several: what is drawn of many seeds), and a legend.
+
+    training_curves: whether the figure has some, which are measured on a sample of the training set.
+    """
     figure, results = axes.flat[0].figure, list({id(result): result for result in flat(nested)}.values())
     data, seeds = results[0]["data"], sorted({result["seed"] for result in results})
     about = [data["title"], data["note"], several.format(len(seeds)) if len(seeds) > 1 else f"seed {seeds[0]}"]
     if n := len(results) - len(converged(results)):
         about.append(f"{n} of {len(results)} runs diverged")
+    if training_curves:
+        configs = [result["config"] for result in results]
+        samples = {c["n_eval"] for c in configs if c.get("n_eval", math.inf) < c.get("n_train", 0)}
+        about += [f"training curves on {n:,} of the training images" for n in sorted(samples)]
     lines = textwrap.wrap(title, 95) + textwrap.wrap("; ".join(filter(None, about)), 95)
     figure.suptitle("\n".join(lines), parse_math=False)
     entries = {label: line for panel in axes.flat for line, label in zip(*panel.get_legend_handles_labels())}
@@ -124,7 +132,7 @@ def curves(title, nets):
         draw_histories(panel, nets, f"val_{name}", f"{net}validation", linestyle="--", linewidth=1, markerfacecolor="white")
         panel.set_ylabel(NUMBERS[name])
     draw_chance(axes[0, -1], nets)
-    return finish(axes, title, nets)
+    return finish(axes, title, nets, training_curves=True)
 
 
 def compared(title, nets):
@@ -134,7 +142,7 @@ def compared(title, nets):
         draw_histories(panel, nets, name)
         draw_chance(panel, nets)
         panel.set_ylabel(NUMBERS[name])
-    return finish(axes, title, nets)
+    return finish(axes, title, nets, training_curves=True)
 
 
 def search(title, stages):
@@ -169,7 +177,7 @@ def sensitivity(title, panels):
         loss.set(title=head, xlabel="")
     axes[0, 0].set_ylabel(NUMBERS["train_loss"])
     axes[1, 0].set_ylabel(NUMBERS["val_accuracy"])
-    return finish(axes, title, panels, "a line for each of {} seeds")
+    return finish(axes, title, panels, "a line for each of {} seeds", training_curves=True)
 
 
 def swept(title, panels, what, number):

@@ -119,3 +119,13 @@ def test_mistakes_name_the_true_class_above_the_predicted_one():
     figure = draw("mistakes")
     assert figure.axes[0].get_title() == "cat\ndog" and "true class above, predicted class below" in figure.get_supxlabel()
     assert figure.get_supxlabel().startswith("1 of 1 mistakes on 9 test images")
+
+
+@pytest.mark.parametrize("kind", ["curves", "compared", "sensitivity"])
+@pytest.mark.parametrize(
+    "n_eval, words", [(5_000, "training curves on 5,000 of the training images"), (45_000, ""), (50_000, "")]
+)
+def test_training_curves_say_that_they_are_of_a_sample(kind, n_eval, words):
+    shown = draw(kind, n_eval=n_eval, n_train=45_000).get_suptitle().replace("\n", " ")
+    assert "training curves on" in shown if words else "training curves" not in shown
+    assert words in shown
