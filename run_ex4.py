@@ -28,10 +28,10 @@ RECIPE = row("3 x 1024", hidden=3 * [1024], bn="before", rule="nesterov", moment
              jitter={"share": 0.5, "s": 3}, zca=0.1, keep=0.9)
 
 START = config(hidden=[50, 50], bn="before")  # Exercise 3: 2 cycles of 2 x 2250 updates, 20 epochs
-WIDTH = 512
+EPOCHS, LONGER = 20, 5  # the budget of the ladder, and what it is multiplied by to check the largest gains
 CHANGES = {  # name: what it does to a config c
     "momentum .9":           lambda c: {"momentum": 0.9},
-    f"{WIDTH} units":        lambda c: {"hidden": [WIDTH] * 2},
+    "256 units":             lambda c: {"hidden": [256, 256]},
     "mirror images":         lambda c: {"jitter": {**(c["jitter"] or {}), "share": 0.5}},
     "shifts by up to 3":     lambda c: {"jitter": {**(c["jitter"] or {}), "s": 3}},
     "colours":               lambda c: {"jitter": {**(c["jitter"] or {}), "brightness": 0.1, "contrast": 0.2, "colour": 0.05}},
@@ -42,34 +42,48 @@ CHANGES = {  # name: what it does to a config c
     "BN off":                lambda c: {"bn": "off"},
     "4 layers":              lambda c: {"hidden": c["hidden"] + c["hidden"][-1:]},
     "Nesterov's momentum":   lambda c: {"rule": "nesterov", "momentum": 0.9},
-    "cosine learning rate":  lambda c: {"n_epochs": 20},
+    "cosine learning rate":  lambda c: {"n_epochs": EPOCHS},
+    "label smoothing .1":    lambda c: {"smoothing": 0.1},
 }
 TRIALS = [(1, 1), (2, 1), (0.5, 1), (1, 4), (1, 0.25), (0.5, 0.25)]  # factors of eta_max and lambda
 TRIAL_SEED = 1000
-FIRST = "3-layer BN of Exercise 3"
+FIRST, LAST, CYCLES = "3-layer BN of Exercise 3", "whitening after mirror and shift", "ends of the cycles of one training"
 
 
 def climb(network):
-    """Return the rungs of both ladders, dicts: name, kept (None backwards), results, below (those that they are compared with).
+    """Return the rungs of the ladders, three lists of dicts: forwards, backwards, and what is tried at the end.
 
-    network(name, config) returns the results of the seeds, with the best trial's eta_max and lambda around those of config.
+    A rung has a name, kept (whether it gained), results, and below, the results that they are compared with.
+    network(name, config, tuned=True) returns the results of the seeds; tuned with the best trial's eta_max and lambda around
+    those of config.
     """
     best = network(FIRST, START)
-    rungs, kept = [{"name": FIRST, "kept": True, "results": best, "below": best}], []
+    forwards = [rung(FIRST, best, best)]
     for name, change in CHANGES.items():
         c = best[0]["config"]
-        results = network(name, around(c, c | change(c)))
-        gains = mean_accuracy(results) > mean_accuracy(best)
-        rungs.append({"name": name, "kept": gains, "results": results, "below": best})
-        if gains:
-            best, kept = results, [*kept, name]
-    for name in kept:
-        c = START
+        forwards.append(rung(name, network(name, around(c, c | change(c))), best))
+        best = forwards[-1]["results"] if forwards[-1]["kept"] else best
+    kept = [step for step in forwards[1:] if step["kept"]]
+    backwards, c = [], best[0]["config"]
+    for step in kept:
+        rest = START
         for other in kept:
-            c = c if other == name else c | CHANGES[other](c)
-        results = network(f"without: {name}", around(best[0]["config"], c))
-        rungs.append({"name": f"without: {name}", "kept": None, "results": results, "below": best})
-    return rungs
+            rest = rest if other is step else rest | CHANGES[other["name"]](rest)
+        backwards.append(rung(f"without: {step['name']}", network(f"without: {step['name']}", around(c, rest)), best))
+    long = network(f"{LONGER} times the epochs", longer(c), tuned=False)
+    more = [rung(f"{LONGER} times the epochs", long, best)]
+    for i in sorted(range(len(kept)), key=lambda i: kept[i]["gain"], reverse=True)[:2]:
+        name = f"{LONGER} times the epochs, {backwards[i]['name']}"
+        more.append(rung(name, network(name, longer(backwards[i]["results"][0]["config"]), tuned=False), long))
+    if c["zca"] and c["jitter"]:
+        more.append(rung(LAST, network(LAST, c | {"zca_last": True}, tuned=False), best))
+    return forwards, backwards, more
+
+
+def rung(name, results, below):
+    """A rung of a ladder; gain is its mean gain in validation accuracy over those below it."""
+    gain = np.mean([result["val_accuracy"] for result in results]) - np.mean([result["val_accuracy"] for result in below])
+    return {"name": name, "results": results, "below": below, "gain": gain, "kept": gain > 0 or results is below}
 
 
 def around(best, c):
@@ -78,40 +92,58 @@ def around(best, c):
     return c | {"eta_max": eta_max, "lam": best["lam"]}
 
 
-def mean_accuracy(results):
-    """The mean validation accuracy of results."""
-    return np.mean([result["val_accuracy"] for result in results])
+def longer(c):
+    """c with LONGER times the epochs."""
+    return c | ({"n_epochs": LONGER * c["n_epochs"]} if c["n_epochs"] else {"n_s": LONGER * c["n_s"]})
 
 
 def train_ladder(raw, opts):
-    results = {}
+    results, how = {}, {"test": False, "may_diverge": True}
 
-    def network(name, c):
-        trials = [(row(f"{name}, trial", **c | {"eta_max": c["eta_max"] * eta, "lam": c["lam"] * lam}), TRIAL_SEED)
-                  for eta, lam in TRIALS]
-        how = {"test": False, "may_diverge": True}
-        found = workers.train_runs(trials, raw, opts, **how)
-        best = max(found[f"{name}, trial"], key=lambda trial: trial["val_accuracy"])["config"]
-        results.update(found | workers.train([row(name, **best)], raw, opts, **how))
+    def network(name, c, tuned=True):
+        if tuned:
+            trials = [(row(f"{name}, trial", **c | {"eta_max": c["eta_max"] * eta, "lam": c["lam"] * lam}), TRIAL_SEED)
+                      for eta, lam in TRIALS]
+            found = workers.train_runs(trials, raw, opts, **how)
+            results.update(found)
+            c = max(found[f"{name}, trial"], key=lambda trial: trial["val_accuracy"])["config"]
+        results.update(workers.train([row(name, **c)], raw, opts, keep=True, **how))
         return results[name]
 
-    climb(network)
+    _, _, more = climb(network)
+    best, long = more[0]["below"], more[0]["results"]
+    c = best[0]["config"] | {"n_epochs": None, "n_cycles": LONGER, "n_s": START["n_s"] * START["n_cycles"], "snapshots": True}
+    whole = workers.train_runs([(row(CYCLES, **c), 0)], raw, opts, keep=True, **how)[CYCLES][0]
+    whole |= {"history": {}, "duration_s": whole["duration_s"] / LONGER}
+    del whole["val_accuracy"], whole["val_accuracy_mirror"]
+    results[CYCLES] = [whole | {"run": f"{whole['run']}-cycle{i}"} for i in range(1, LONGER + 1)]
+    for nets in (best, long, results[CYCLES]):
+        add_ensembles(nets, raw, opts, ("val",))
     return results
 
 
 def report_ladder(results, published):
-    forwards, backwards = [], []
-    for rung in climb(lambda name, _: results[name]):
-        c, mine = rung["results"][0]["config"], rung["results"]
-        line = {"change": rung["name"], "kept": {True: "yes", False: "no", None: ""}[rung["kept"]],
-                "validation": tables.percent(mine, "val_accuracy"), "gain": tables.gain(rung["below"], mine, "val_accuracy"),
-                "eta_max": c["eta_max"], "lambda": c["lam"], "parameters": parameters(c),
-                "s per run": float(np.median([result["duration_s"] for result in mine]))}
-        (backwards if rung["kept"] is None else forwards).append(line)
-    forwards[0]["gain"] = ""
-    for line in backwards:
-        del line["kept"]
-    return {"ex4_ladder": forwards, "ex4_ladder_reverse": backwards or [{"change": "none was kept"}]}
+    forwards, backwards, more = climb(lambda name, *_, **__: results[name])
+    best = more[0]["below"]
+    singles = [result | {"val_accuracy": result["val_accuracy_mirror"]} for result in best]
+    mean = {"seed": best[-1]["seed"], "val_accuracy": np.mean([result["val_accuracy"] for result in singles])}
+    together = [best[-1] | {"val_accuracy": best[-1]["val_accuracy_ensemble"]}]
+    more += [rung("predictions averaged over mirror images", singles, best),
+             rung(f"and over {len(best)} networks", together, [mean])]
+    tables_of = {"ex4_ladder": forwards, "ex4_ladder_reverse": backwards, "ex4_ladder_more": more}
+    lines = {name: [line(step) for step in steps] for name, steps in tables_of.items()}
+    lines["ex4_ladder"] = [{"kept": "yes" if step["kept"] else "no"} | line for step, line in zip(forwards, lines["ex4_ladder"])]
+    lines["ex4_ladder"][0]["gain"] = ""
+    return {name: rows for name, rows in lines.items() if rows}
+
+
+def line(step):
+    """The line of a rung in its table."""
+    mine, c = step["results"], step["results"][0]["config"]
+    return {"change": step["name"], "validation": tables.percent(mine, "val_accuracy"),
+            "gain": tables.gain(step["below"], mine, "val_accuracy"), "eta_max": c["eta_max"], "lambda": c["lam"],
+            "updates": mine[0]["history"].get("t", [0])[-1], "parameters": parameters(c),
+            "s per run": float(np.median([result["duration_s"] for result in mine]))}
 
 
 def parameters(c, d=3072, K=10):
@@ -121,8 +153,10 @@ def parameters(c, d=3072, K=10):
 
 
 def figures_ladder(results):
-    return {"ex4-ladder": partial(plots.ladder, "What each change brings, forwards and backwards",
-                                  climb(lambda name, _: results[name]))}
+    forwards, backwards, more = climb(lambda name, *_, **__: results[name])
+    nets = {"seeds": more[0]["below"], f"seeds, {LONGER} times the epochs": more[0]["results"], CYCLES: results[CYCLES]}
+    return {"ex4-ladder": partial(plots.ladder, "What each change brings, forwards and backwards", forwards[1:], backwards),
+            "ex4-ensembles": partial(plots.ensembles, "Mean predictions of several networks and mirror images", nets)}
 
 
 ROUNDS = {4: 27, 12: 9, 36: 3}  # epochs: trials
@@ -131,7 +165,7 @@ ROUNDS = {4: 27, 12: 9, 36: 3}  # epochs: trials
 def draw(rng):
     """One trial of the search: a config without its number of epochs."""
     return config(
-        hidden=[int(rng.choice([256, 512, 1024]))] * int(rng.integers(2, 6)), bn=str(rng.choice(["off", "before", "after"])),
+        n_batch=250, hidden=[int(rng.choice([256, 512, 1024]))] * int(rng.integers(2, 6)), bn=str(rng.choice(["off", "before", "after"])),
         rule="nesterov", momentum=0.9, eta_max=float(10 ** rng.uniform(-2.5, -0.5)), lam=float(10 ** rng.uniform(-5, -2.5)),
         keep=float(rng.uniform(0.7, 1)), keep_input=float(rng.uniform(0.8, 1)),
         zca=[None, 0.03, 0.1, 0.3, 1.0][rng.integers(5)],
@@ -172,31 +206,43 @@ def figures_search(results):
     return {"ex4-search": partial(plots.trials, "Random search by successive halving", results, searched)}
 
 
-def train(raw, opts):
-    results = workers.train([RECIPE], raw, opts)
-    add_ensembles(results[RECIPE["name"]], raw, opts)
+def train(recipe, raw, opts):
+    results = workers.train([recipe], raw, opts)
+    add_ensembles(results[recipe["name"]], raw, opts, ("val", "test"))
     return results
 
 
-def add_ensembles(results, raw, opts):
-    """Add to each result the accuracies of the mean prediction of all networks up to its seed, mirror images included."""
+def add_ensembles(results, raw, opts, parts):
+    """Add to each result the accuracies of the mean prediction of all networks up to its own, mirror images included.
+
+    What a result lacks of its network's own accuracies is added as well. parts: "val" and "test", or one of them.
+    """
     c = results[0]["config"]
     val = slice(c["n_train"], c["n_train"] + c["n_val"])
-    parts = {"val": (raw["images"][val], raw["labels"][val]), "test": (raw["test_images"], raw["test_labels"])}
-    for part, (images, y) in parts.items():
-        P = 0
-        for result in results:
-            model = models.load(opts.store / "models" / f"{result['run']}.npz")
+    data = {"val": (raw["images"][val], raw["labels"][val]), "test": (raw["test_images"], raw["test_labels"])}
+    nets = [models.load(opts.store / "models" / f"{result['run']}.npz") for result in results]
+    for part in parts:
+        (images, y), total = data[part], 0
+        for result, model in zip(results, nets):
             X = training.standardise(images, model["mean"], model["sd"])
-            P = P + training.probabilities(X, *(model[name] for name in ("net", "params", "stats", "hp")), raw["shape"])
-            result[f"{part}_accuracy_ensemble"] = float((P.argmax(axis=0) == y).mean())
+            net = [model[name] for name in ("net", "params", "stats", "hp")]
+            alone, mirrored = training.probabilities(X, *net), training.probabilities(X, *net, raw["shape"])
+            total = total + mirrored
+            result.setdefault(f"{part}_accuracy", share_of_hits(alone, y))
+            result.setdefault(f"{part}_accuracy_mirror", share_of_hits(mirrored, y))
+            result[f"{part}_accuracy_ensemble"] = share_of_hits(total, y)
 
 
-def report(results, published):
-    mine, last = results[RECIPE["name"]], results[RECIPE["name"]][-1:]
+def share_of_hits(P, y):
+    """The share of the columns of P (K, n) whose largest entry is that of y (n,)."""
+    return float((P.argmax(axis=0) == y).mean())
+
+
+def report(recipe, results, published):
+    mine, last = results[recipe["name"]], results[recipe["name"]][-1:]
     predictions = {"one network": (mine, ""), "mean over the mirror image": (mine, "_mirror"),
                    f"mean of {len(mine)} networks and mirror images": (last, "_ensemble")}
-    return {"ex4": [{"network": RECIPE["name"], "prediction": name}
+    return {"ex4": [{"network": recipe["name"], "prediction": name}
                     | {label: tables.percent(of, f"{part}_accuracy{key}") for part, label in (("val", "validation"), ("test", "test"))}
                     for name, (of, key) in predictions.items()]}
 
@@ -206,5 +252,5 @@ def figures(results):
 
 
 if __name__ == "__main__":
-    run_main(lambda: drive("ex4", __doc__, train, report, figures, others={
+    run_main(lambda: drive("ex4", __doc__, partial(train, RECIPE), partial(report, RECIPE), figures, others={
         "ladder": (train_ladder, report_ladder, figures_ladder), "search": (train_search, report_search, figures_search)}))

@@ -271,24 +271,36 @@ def pictures(title, result, shades, texts, foot):
     return finish(axes, title, [result])
 
 
-def ladder(title, rungs, key="val_accuracy"):
+def ladder(title, forwards, backwards, key="val_accuracy"):
     """What changes bring, with 95 % intervals: forwards, one after the other, and backwards, each taken out alone.
 
-    rungs: dicts of name, kept (None backwards), results and below, what they are compared with. A hollow mark was not kept.
+    forwards, backwards: dicts of name, kept, results and below, what they are compared with. A hollow mark was not kept.
     """
     axes = Figure((WIDTH, 3.4)).subplots(1, 2)
-    for panel, head, mine in zip(axes, ("added to those above it", "taken out of all that were kept"),
-                                 ([rung for rung in rungs[1:] if rung["kept"] is not None],
-                                  [rung for rung in rungs if rung["kept"] is None])):  # fmt: skip
-        for y, rung in enumerate(mine):
+    heads = "added to those above it", "taken out of all that were kept"
+    for panel, head, rungs, fill in zip(axes, heads, (forwards, backwards), (None, True)):
+        for y, rung in enumerate(rungs):
             mean, low, high, _ = tables.paired(rung["below"], rung["results"], key)
             panel.errorbar(mean, y, xerr=[[np.nan_to_num(mean - low)], [np.nan_to_num(high - mean)]], fmt="o", color="#0072B2",
-                           markerfacecolor="white" if rung["kept"] is False else None, capsize=2)  # fmt: skip
+                           markerfacecolor=None if fill or rung["kept"] else "white", capsize=2)  # fmt: skip
         panel.axvline(0, color="black", linewidth=0.8)
-        panel.set_yticks(range(len(mine)), [rung["name"].removeprefix("without: ") for rung in mine])
+        panel.set_yticks(range(len(rungs)), [rung["name"].removeprefix("without: ") for rung in rungs])
         panel.set(title=head, xlabel="gain in validation accuracy, points")
         panel.invert_yaxis()
-    return finish(axes, title, {rung["name"]: rung["results"] for rung in rungs}, "95 % intervals over {} paired seeds")
+    results = {rung["name"]: rung["results"] for rung in forwards + backwards}
+    return finish(axes, title, results, "95 % intervals over {} paired seeds")
+
+
+def ensembles(title, nets):
+    """Validation accuracy of the mean prediction of m networks against m, and crosses for the networks alone."""
+    axes = np.array([Figure((WIDTH / 1.5, 3)).subplots()])
+    for label, style in styles(nets).items():
+        m = range(1, len(nets[label]) + 1)
+        axes[0].plot(m, [100 * result["val_accuracy_ensemble"] for result in nets[label]], **style)
+        axes[0].plot(m, [100 * result["val_accuracy_mirror"] for result in nets[label]], "x", color=style["color"])
+    axes[0].set(xlabel="m, number of networks", ylabel="validation accuracy, %")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    return finish(axes, title, nets, "networks of {} seeds; crosses: each network alone")
 
 
 def trials(title, rounds, numbers):

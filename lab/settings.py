@@ -24,6 +24,8 @@ DEFAULTS = {
     "sigma_b": 0.0,        # and of the initial biases
     "scale": "each",       # how pixels are standardised, see training.split
     "zca": None,           # epsilon of ZCA whitening, which follows the standardising; None: no whitening
+    "zca_last": False,     # whether each mini-batch is whitened after its jitter, instead of all data once before it
+    "smoothing": 0.0,      # share of label smoothing, see recipes.smooth_labels
     "n_train": 45_000,
     "n_val": 5_000,
     "split_seed": None,    # draws the images for training and validation; None: the first ones and those after them
@@ -33,6 +35,7 @@ DEFAULTS = {
     "jitter": None,        # of the mini-batches: {"share", "s", "brightness", "contrast", "colour"}, see jitter.build
     "keep_input": 1.0,     # probability with which dropout keeps an input
     "watched": 0,          # training examples whose scores are watched after each epoch
+    "snapshots": False,    # whether the networks at the ends of the learning rate's cycles are kept as well
     "pictures": 0,         # misclassified test images that are kept for a figure, with the first layer's filters
     **kbn.DEFAULTS,
     "bn": "off",
@@ -59,6 +62,8 @@ def smoke(config):
     changes = {name: min(size, config[name]) for name, size in SMOKE.items()}
     if config["n_epochs"]:
         changes["n_epochs"] = 2
+    if config["zca"]:
+        changes["zca"] = 0.1
     if config["hidden"]:
         changes["hidden"] = [min(m, 64) for m in config["hidden"]]
     return config | changes

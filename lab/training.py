@@ -4,6 +4,8 @@ A stored result is used again only if this module and those of store.DECISIVE ar
 """
 
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -14,15 +16,15 @@ from lab import recipes
 from lab.settings import UserError
 
 
-def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, zca=None, dtype=np.float32):
+def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, zca=None, zca_last=False, dtype=np.float32):
     """Divide raw (see data.load) into training, validation and test set, and standardise. A3, Exercise 1.
 
     The first n_train images of the training set are for training and the next n_val for validation. A seed shuffles them first.
     X = (pixel - mean) / sd with the mean and sd (divided by n) of the n_train images alone: of "each" dimension, or of "all"
     dimensions together (usual where most pixels at the border are black); with "none" each mean is subtracted and sd is 1
-    (the CS231n report). With zca, the epsilon of whitening, X = W (pixel - mean) / sd.
+    (the CS231n report). With zca, the epsilon of whitening, X = W (pixel - mean) / sd; with zca_last X is not multiplied by W.
     Returns a dict: train, val, test, pairs X (d, n) in Fortran order, y (n,); mean, sd (d, 1); W (d, d), None without zca;
-    classes; shape. Raises UserError if raw has too few images.
+    whitened, whether X was multiplied by W; classes; shape. Raises UserError if raw has too few images.
     """
     images, labels = raw["images"], raw["labels"]
     if n_train + n_val > len(images):
@@ -43,8 +45,9 @@ def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, zca=None, d
         offset, W = (array.astype(dtype) for array in whitening(parts["train"][0], zca, raw["shape"]))
         mean = mean + sd * offset
         for X, _ in parts.values():
-            whiten(X, offset, W)
-    return parts | {"mean": mean, "sd": sd, "W": W, "classes": raw["classes"], "shape": raw["shape"]}
+            whiten(X, offset, None if zca_last else W)
+    whitened = W is not None and not zca_last
+    return parts | {"mean": mean, "sd": sd, "W": W, "whitened": whitened, "classes": raw["classes"], "shape": raw["shape"]}
 
 
 def mean_and_sd(images, scale="each", chunk=1000):
@@ -105,9 +108,13 @@ def whitening(X, epsilon, shape=None, chunk=1000):
 
 
 def whiten(X, mean, W, chunk=1000):
-    """Replace X (d, n) by W (X - mean), in place. It takes 11 s of one core for 60,000 pictures of d = 3072, in float32."""
+    """Replace X (d, n) by W (X - mean), in place; W None is the identity.
+
+    It takes 11 s of one core for 60,000 pictures of d = 3072, in float32.
+    """
     for start in range(0, X.shape[1], chunk):
-        X[:, start : start + chunk] = W @ (X[:, start : start + chunk] - mean)
+        D = X[:, start : start + chunk] - mean
+        X[:, start : start + chunk] = D if W is None else W @ D
 
 
 def without_whitening(params, W):
@@ -115,11 +122,28 @@ def without_whitening(params, W):
     return params | {"W1": params["W1"] @ W}
 
 
-def network(config, shape, K, rng):
-    """Return the net of a config, as kbn's functions take it, and its initial params.
+def network(config, shape, K, rng, W=None):
+    """Return the net of a config, as kbn's functions take it, and its initial params. W: the matrix of whitening, see split.
 
-    Raises UserError if the data is whitened and the first layer of the net cannot take the whitening up.
+    Raises UserError if the first layer of the net cannot take whitening up, or if its loss has no smoothed labels.
     """
+    net, params = plain_network(config, shape, K, rng)
+    if config["smoothing"]:
+        if config["loss"] != "softmax":
+            raise UserError(f"smoothing {config['smoothing']} needs the loss 'softmax', not {config['loss']!r}")
+        net = recipes.smoothed(net, config["smoothing"])
+    if config["zca_last"]:
+        net = SimpleNamespace(**vars(net) | {"forward": partial(forward_of_whitened, net.forward, W)})
+    return net, params
+
+
+def forward_of_whitened(forward, W, X, *rest, **named):
+    """Apply forward to W X instead of X."""
+    return forward(W @ X, *rest, **named)
+
+
+def plain_network(config, shape, K, rng):
+    """Return the net of a config without what network adds to it, and its initial params."""
     if config["specs"]:
         first = next(kind for kind, *_ in config["specs"] if kind != "dropout")
         if config["zca"] is not None and first != "affine":
@@ -151,7 +175,7 @@ def jitter_of(config, data):
     if not config["jitter"] and keep == 1:
         return None
     planes = jitter.planes_of(data["shape"]) * (255 / data["sd"])
-    planes = planes if data["W"] is None else data["W"] @ planes
+    planes = data["W"] @ planes if data["whitened"] else planes
     change = jitter.build(data["shape"], **config["jitter"] or {}, planes=planes)
 
     def f(X, rng):
@@ -168,14 +192,22 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
 
     test: whether to use the test set. may_diverge: record a diverged run as a result, without a model, instead of raising
     FloatingPointError. state, keep(state): see minibatch_gd's state and callback.
-    Returns the result, a dict of numbers, and the model: params, stats and hp, or None. The model takes (pixel - mean) / sd
-    also if the data is whitened (see without_whitening).
+    Returns the result, a dict of numbers, and the model: params, stats, hp and snapshots, dicts of params and stats; or None.
+    The model takes (pixel - mean) / sd also if the data is whitened (see without_whitening).
     """
     rng, hp, K = np.random.default_rng(seed), hyper_parameters(config), len(data["classes"])
+    if config["snapshots"] and 2 * hp["n_s"] % (config["n_train"] // hp["n_batch"]):
+        raise UserError(f"snapshots need cycles of whole epochs, and 2 n_s = {2 * hp['n_s']} updates are none: "
+                        f"an epoch has {config['n_train'] // hp['n_batch']}")
     data = data | {part: tuple(map(np.asarray, data[part])) for part in ("train", "val", "test")}  # plain views of memory maps
-    net, params = network(config, data["shape"], K, rng)
+    W = None if data["W"] is None else np.asarray(data["W"])
+    net, params = network(config, data["shape"], K, rng, W)
+    memory = dict(state["memory"]) if state else {}
 
     def after_epoch(state):
+        if config["snapshots"] and state["t"] % (2 * hp["n_s"]) == 0:
+            take_snapshot(state)
+        memory.update(state["memory"])
         if config["watched"]:
             X = data["train"][0][:, : config["watched"]]
             moments = nets.score_moments(config["specs"], data["shape"], X, state["params"], hp["eps"])
@@ -204,9 +236,27 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
             result[f"{part}_accuracy_mirror"] = float((P.argmax(axis=0) == data[part][1]).mean())
     if test:
         result |= measure(config, net, params, stats, hp, data)
-    if data["W"] is not None:
-        params = without_whitening(params, data["W"])
-    return result | {"history": epoch}, {"params": params, "stats": stats, "hp": hp}
+    networks = [{"params": params, "stats": stats}, *snapshots_of(memory)]
+    if W is not None:
+        networks = [network | {"params": without_whitening(network["params"], W)} for network in networks]
+    return result | {"history": epoch}, {**networks[0], "hp": hp, "snapshots": networks[1:]}
+
+
+def take_snapshot(state):
+    """Copy params and stats of a state of minibatch_gd into its memory, which a checkpoint holds as well."""
+    for group in ("params", "stats"):
+        for key, array in state[group].items():
+            state["memory"][f"{group}@{state['t']}@{key}"] = array.copy()
+
+
+def snapshots_of(memory):
+    """Return what take_snapshot left in memory: dicts of params and stats, the earliest first."""
+    found = {}
+    for name, array in memory.items():
+        if "@" in name:
+            group, t, key = name.split("@")
+            found.setdefault(int(t), {"params": {}, "stats": {}})[group][key] = array
+    return [found[t] for t in sorted(found)]
 
 
 def probabilities(X, net, params, stats, hp, shape=None):
@@ -238,7 +288,9 @@ def measure(config, net, params, stats, hp, data):
         shown = wrong[: config["pictures"]]
         X_shown, W1 = X[:, shown], params["W1"]
         if data["W"] is not None:
-            X_shown, W1 = np.linalg.solve(data["W"], X_shown), W1 @ data["W"]
+            W1 = W1 @ data["W"]
+        if data["whitened"]:
+            X_shown = np.linalg.solve(data["W"], X_shown)
         pixels = np.rint(X_shown * data["sd"] + data["mean"]).astype(int)
         measured["pictures"] = {
             "filters": np.round(W1, 4).tolist(), "classes": data["classes"], "shape": list(data["shape"]),

@@ -35,10 +35,11 @@ def train(rows, raw, opts, **how):
     return train_runs([(row, seed) for row in rows for seed in range(opts.seeds)], raw, opts, **how)
 
 
-def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
+def train_runs(runs, raw, opts, *, test=True, may_diverge=False, keep=None):
     """Train runs, pairs (row, seed), as many at a time as there are jobs, unless their results are there already.
 
-    raw: see data.load. test, may_diverge: see training.run. Returns {row name: [result, ...]} in the order of runs.
+    raw: see data.load. test, may_diverge: see training.run. keep: whether trained networks are kept, by default if the test set
+    is used. Returns {row name: [result, ...]} in the order of runs.
     """
     about, jobs = store.data_of(raw), []
     for row, seed in runs:
@@ -65,7 +66,7 @@ def train_runs(runs, raw, opts, *, test=True, may_diverge=False):
                 with sigint_ignored():
                     outcomes = parallel(calls)
                 for path, result, model in outcomes:
-                    keep_result(left[path], result, model, raw, opts)
+                    keep_result(left[path], result, model if keep or test and keep is None else None, raw, opts)
                     finished(left[path])
     about = {"data": about, "code": store.code_version()}
     results = {}
@@ -88,7 +89,7 @@ def sigint_ignored():
 
 def division(config):
     """Return the arguments of training.split that a config asks for."""
-    return config["n_train"], config["n_val"], config["scale"], config["split_seed"], config["zca"]
+    return config["n_train"], config["n_val"], config["scale"], config["split_seed"], config["zca"], config["zca_last"]
 
 
 def source_of(raw, division, opts):
@@ -164,12 +165,14 @@ def split_on_worker(name, data_dir, small, *division):
 
 
 def keep_result(job, result, model, raw, opts):
-    """Write a result, and the model if the test set was used, and remove the checkpoint."""
-    if job["key"]["test"] and model:
-        config = job["key"]["config"]
-        path = opts.store / "models" / f"{job['path'].stem}.npz"
+    """Write a result, and the model and its snapshots unless model is None, and remove the checkpoint."""
+    if model:
+        config, snapshots = job["key"]["config"], model.pop("snapshots")
         about = {"classes": raw["classes"], "shape": raw["shape"], "specs": config["specs"], "loss": config["loss"]}
-        models.save(path, **model, **about)
+        folder, stem = opts.store / "models", job["path"].stem
+        models.save(folder / f"{stem}.npz", **model, **about)
+        for i, snapshot in enumerate(snapshots, start=1):
+            models.save(folder / f"{stem}-cycle{i}.npz", **model | snapshot, **about)
     store.write_result(job["path"], job["key"], result)
     job["result"] = result
     job["checkpoint"].unlink(missing_ok=True)

@@ -203,7 +203,7 @@ def test_run_is_minibatch_gd_and_its_result_what_the_model_predicts(config, raw)
 def test_run_of_specs_watches_scores_keeps_pictures_and_predicts_with_the_statistics_of_the_dataset(raw):
     config, data = CONFIGS["convolution"], training.split(raw, 200, 50)
     result, model = training.run(config, 3, data)
-    (X, y), (params, stats, hp), net = data["test"], model.values(), nets.build(SPECS, (2, 4, 4))
+    (X, y), (params, stats, hp, _), net = data["test"], model.values(), nets.build(SPECS, (2, 4, 4))
     whole = kbn.dataset_stats(data["train"][0], params, net=net)
     assert result["test_accuracy_dataset"] == kbn.accuracy(X, y, params, whole, net=net) != result["test_accuracy"]
     moments = nets.score_moments(SPECS, (2, 4, 4), data["train"][0][:, :40], params, hp["eps"])
@@ -377,3 +377,51 @@ def test_model_of_whitened_data_takes_pixels_that_are_standardised_alone(config,
 def test_zca_is_refused_for_a_net_that_does_not_begin_with_an_affine_layer(raw):
     with pytest.raises(settings.UserError, match="zca needs a net whose first layer is affine, not 'conv'"):
         training.run({**CONFIGS["convolution"], "zca": 0.1}, 0, training.split(raw, 200, 50, zca=0.1))
+
+
+def test_whitening_after_the_jitter_is_the_same_network_as_before_it_without_jitter(raw):
+    config = CONFIGS["3 layers"] | {"zca": 0.1}
+    first, model = training.run(config, 3, training.split(raw, 200, 50, zca=0.1))
+    data = training.split(raw, 200, 50, zca=0.1, zca_last=True)
+    last, other = training.run(config | {"zca_last": True}, 3, data)
+    np.testing.assert_allclose(data["train"][0], training.standardise(raw["images"][:200], data["mean"], data["sd"]), atol=1e-5)
+    assert last["history"]["train_loss"] == pytest.approx(first["history"]["train_loss"], rel=1e-4)
+    np.testing.assert_allclose(other["params"]["W1"], model["params"]["W1"], atol=1e-4)
+    shifted = {"jitter": {"s": 2, "colour": 0.3}}
+    first, last = (training.run(c | shifted, 3, training.split(raw, 200, 50, zca=0.1, zca_last=c["zca_last"]))[0]
+                   for c in (config, config | {"zca_last": True}))  # fmt: skip
+    assert last["history"]["train_loss"] != pytest.approx(first["history"]["train_loss"], rel=1e-4)  # shifts do not commute
+
+
+def test_smoothed_labels_reach_training_and_are_refused_without_softmax(raw):
+    data, config = training.split(raw, 200, 50), CONFIGS["3 layers"] | {"smoothing": 0.2}
+    rng, hp = np.random.default_rng(3), training.hyper_parameters(config)
+    params = kbn.init_params([32, 8, 7, 3], rng, bn="before")
+    params, *_ = kbn.minibatch_gd(data["train"], data["val"], params, hp, rng, net=recipes.smoothed(kbn.MLP, 0.2))
+    assert np.array_equal(training.run(config, 3, data)[1]["params"]["W2"], params["W2"])
+    config = settings.config(specs=[["affine", 3]], loss="svm", smoothing=0.2, **QUICK)
+    with pytest.raises(settings.UserError, match="smoothing 0.2 needs the loss 'softmax', not 'svm'"):
+        training.run(config, 3, data)
+
+
+def test_snapshots_are_the_networks_at_the_ends_of_the_cycles_also_if_training_was_interrupted(raw):
+    data = training.split(raw, 200, 50, zca=0.1)
+    config = CONFIGS["3 layers"] | {"zca": 0.1, "momentum": 0.9, "n_s": 10, "n_cycles": 3, "snapshots": True}
+    states = []
+    _, model = training.run(config, 3, data, keep=lambda state: states.append(deepcopy(state)))
+    assert len(model["snapshots"]) == 3 and len(states) == 6
+    for i, snapshot in enumerate(model["snapshots"], start=1):
+        _, other = training.run(config | {"n_cycles": i, "snapshots": False}, 3, data)
+        assert other["snapshots"] == [] and snapshot.keys() == {"params", "stats"}
+        for group in snapshot:
+            assert snapshot[group].keys() == other[group].keys()
+            assert all(np.array_equal(array, other[group][key]) for key, array in snapshot[group].items())
+    for state in (states[2], states[-1]):
+        _, again = training.run(config, 3, data, state=deepcopy(state))
+        for one, other in zip(again["snapshots"], model["snapshots"], strict=True):
+            assert all(np.array_equal(one["params"][key], other["params"][key]) for key in one["params"])
+
+
+def test_snapshots_are_refused_if_cycles_do_not_end_with_an_epoch(raw):
+    with pytest.raises(settings.UserError, match="snapshots need cycles of whole epochs.*30 updates are none: an epoch has 20"):
+        training.run(CONFIGS["3 layers"] | {"n_batch": 10, "snapshots": True}, 0, training.split(raw, 200, 50))
