@@ -2,6 +2,7 @@
 
     python predict.py net.npz cat.png holiday.jpg
     python predict.py net.npz pictures/*.jpg --top 5
+    python predict.py net.npz cat.png --with another.npz         the mean prediction of several networks
 
 prints one line for each image, with its most probable classes:
 
@@ -93,9 +94,35 @@ def predict(model, pixels):
     return P
 
 
+def predict_together(networks, path):
+    """The mean of the probabilities p (K,) that networks, from models.load, predict for an image file."""
+    return np.mean([predict(model, read_image(path, model["shape"])) for model in networks], axis=0)[:, 0]
+
+
+def check_classes(networks, paths):
+    """Raise UserError unless all networks, which are in files of these paths, know the same classes in the same order."""
+    for model, path in zip(networks, paths):
+        if model["classes"] != networks[0]["classes"]:
+            raise settings.UserError(printable(
+                f"{path} has the classes {', '.join(model['classes'])}, and {paths[0]} has {', '.join(networks[0]['classes'])}: "
+                "their predictions have no mean"))  # fmt: skip
+
+
 def printable(text):
     """The text without control characters, which a terminal would obey."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+
+
+def load(path):
+    """What models.load returns. Raises UserError, naming the file, if it is not a network."""
+    try:
+        return models.load(path)
+    except OSError as error:
+        raise settings.UserError(
+            f"{path} cannot be read ({error.strerror}); name a network that a driver saved, such as results/.../models/NAME.npz"
+        ) from error
+    except ValueError as error:
+        raise settings.UserError(printable(error)) from error
 
 
 def main(argv=None):
@@ -105,24 +132,21 @@ def main(argv=None):
     parser.add_argument(
         "--top", type=settings.at_least_one, default=3, metavar="N", help="classes to print (default 3; at most all)"
     )
+    parser.add_argument("--with", dest="others", metavar="MODEL", nargs="+", default=[], help="further networks")
     opts = parser.parse_args(argv)
-    try:
-        model = models.load(opts.model)
-    except OSError as error:
-        raise settings.UserError(
-            f"{opts.model} cannot be read ({error.strerror}); name a network that a driver saved, such as results/.../models/NAME.npz"
-        ) from error
-    except ValueError as error:
-        raise settings.UserError(printable(error)) from error
-    status, width, class_width = 0, max(map(len, opts.images)) + 1, max(map(len, model["classes"]))
+    paths = [opts.model, *opts.others]
+    networks = [load(path) for path in paths]
+    check_classes(networks, paths)
+    classes, status, width = networks[0]["classes"], 0, max(map(len, opts.images)) + 1
+    class_width = max(map(len, classes))
     for path in opts.images:
         try:
-            p = predict(model, read_image(path, model["shape"]))[:, 0]
+            p = predict_together(networks, path)
         except ValueError as error:
             print(f"predict.py: error: {printable(error)}", file=sys.stderr)
             status = 1
         else:
-            best = [f"{model['classes'][i]:{class_width}} {100 * p[i]:5.1f} %" for i in np.argsort(-p)[: opts.top]]
+            best = [f"{classes[i]:{class_width}} {100 * p[i]:5.1f} %" for i in np.argsort(-p)[: opts.top]]
             print(printable(f"{path + ':':{width}} {'  '.join(best)}"))
     return status
 

@@ -7,16 +7,17 @@ from lab import data, plots, settings, store, tables
 from lab.settings import HOME, UserError
 
 
-def drive(name, doc, train, report, figures, dataset="cifar10", others=None):
+def drive(name, doc, train, report, figures, dataset="cifar10", seeds=1, others=None):
     """Run an experiment from the command line.
 
-    name: of its files. doc: the driver's docstring. dataset: the one that the experiment is made for.
+    name: of its files. doc: the driver's docstring. dataset: the one that the experiment is made for. seeds: how
+    many it has by default.
     train(raw, opts) -> results {row name: [result, ...]}, see workers.train.
     report(results, published) -> {table name: rows}; published: the published results, or {} if none are comparable.
     figures(results) -> {figure name: function that returns the figure}.
     others {option: (train, report, figures)}: further experiments of the driver, whose files are called name_option.
     """
-    opts = settings.options(doc, list(data.DATASETS), dataset, others=others or ())
+    opts = settings.options(doc, list(data.DATASETS), dataset, seeds=seeds, others=others or ())
     if opts.experiment:
         name, (train, report, figures) = f"{name}_{opts.experiment}", others[opts.experiment]
     raw = open_data(opts) if opts.figures is None else None

@@ -272,28 +272,31 @@ def pictures(title, result, shades, texts, foot):
 
 
 def ladder(title, forwards, backwards, key="val_accuracy"):
-    """What changes bring, with 95 % intervals: forwards, one after the other, and backwards, each taken out alone.
+    """What changes bring: bars from the accuracy before a change to the one after it, with the gain's 95 % interval.
 
-    forwards, backwards: dicts of name, kept, results and below, what they are compared with. A hollow mark was not kept.
+    forwards, backwards: dicts of name, kept, results and below, what they are compared with. What was not kept is hollow.
     """
-    axes = Figure((WIDTH, 3.4)).subplots(1, 2)
-    heads = "added to those above it", "taken out of all that were kept"
-    for panel, head, rungs, fill in zip(axes, heads, (forwards, backwards), (None, True)):
+    axes = Figure((WIDTH, 1 + 0.17 * max(len(forwards), len(backwards)))).subplots(1, 2)
+    heads = "one after the other, from the top", "each taken out of all that were kept"
+    for panel, head, rungs in zip(axes, heads, (forwards, backwards)):
         for y, rung in enumerate(rungs):
-            mean, low, high, _ = tables.paired(rung["below"], rung["results"], key)
-            panel.errorbar(mean, y, xerr=[[np.nan_to_num(mean - low)], [np.nan_to_num(high - mean)]], fmt="o", color="#0072B2",
-                           markerfacecolor=None if fill or rung["kept"] else "white", capsize=2)  # fmt: skip
-        panel.axvline(0, color="black", linewidth=0.8)
+            gain, low, high, _ = tables.paired(rung["below"], rung["results"], key)
+            start, hollow = tables.percent(rung["below"], key)[0], panel is axes[0] and not rung["kept"]
+            colour = "#0072B2" if gain > 0 else "#D55E00"
+            panel.barh(y, gain, 0.6, left=start, edgecolor=colour, facecolor="none" if hollow else colour)
+            panel.errorbar(
+                start + gain, y, xerr=[[np.nan_to_num(gain - low)], [np.nan_to_num(high - gain)]], color="k", capsize=2
+            )
         panel.set_yticks(range(len(rungs)), [rung["name"].removeprefix("without: ") for rung in rungs])
-        panel.set(title=head, xlabel="gain in validation accuracy, points")
-        panel.invert_yaxis()
+        panel.set(title=head, xlabel=NUMBERS[key])
+        panel.set_ylim(len(forwards) - 0.4, -0.6)
     results = {rung["name"]: rung["results"] for rung in forwards + backwards}
-    return finish(axes, title, results, "95 % intervals over {} paired seeds")
+    return finish(axes, title, results, "95 % intervals over {} paired seeds; hollow: not kept")
 
 
 def ensembles(title, nets):
     """Validation accuracy of the mean prediction of m networks against m, and crosses for the networks alone."""
-    axes = np.array([Figure((WIDTH / 1.5, 3)).subplots()])
+    axes = np.array([Figure((WIDTH, 3)).subplots()])
     for label, style in styles(nets).items():
         m = range(1, len(nets[label]) + 1)
         axes[0].plot(m, [100 * result["val_accuracy_ensemble"] for result in nets[label]], **style)

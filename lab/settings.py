@@ -113,10 +113,11 @@ def make_folder(folder):
     return folder
 
 
-def options(doc, datasets, dataset="cifar10", argv=None, others=()):
+def options(doc, datasets, dataset="cifar10", argv=None, seeds=1, others=()):
     """Parse the options that all drivers share.
 
-    doc: the driver's docstring. datasets: the names that --dataset takes. dataset: the one that the driver is made for.
+    doc: the driver's docstring. datasets: the names that --dataset takes. dataset: the one that the driver is made for. seeds: the
+    default of --seeds.
     others: names of further experiments of this driver, of which an option such as --ladder chooses one as opts.experiment.
     """
     options = parser(doc)
@@ -127,7 +128,13 @@ def options(doc, datasets, dataset="cifar10", argv=None, others=()):
     add = options.add_argument
     add("--dataset", choices=datasets, help=f"default: {dataset}, or a built-in synthetic set if it cannot be downloaded")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the official files (default: $KBN_DATA_DIR, else one download)")
-    add("--seeds", type=at_least_one, default=1, metavar="N", help="train every network with seeds 0 .. N-1 (default 1)")
+    add(
+        "--seeds",
+        type=at_least_one,
+        default=seeds,
+        metavar="N",
+        help=f"train every network with seeds 0 .. N-1 (default {seeds})",
+    )
     cores = joblib.cpu_count()
     add("--jobs", type=at_least_one, default=cores, metavar="N", help=f"parallel runs (default: one per core, here {cores})")
     add("--cluster", metavar="ADDRESS", help="train on a Dask cluster; the address of its scheduler, tcp://host:8786")

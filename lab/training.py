@@ -197,8 +197,10 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
     """
     rng, hp, K = np.random.default_rng(seed), hyper_parameters(config), len(data["classes"])
     if config["snapshots"] and 2 * hp["n_s"] % (config["n_train"] // hp["n_batch"]):
-        raise UserError(f"snapshots need cycles of whole epochs, and 2 n_s = {2 * hp['n_s']} updates are none: "
-                        f"an epoch has {config['n_train'] // hp['n_batch']}")
+        raise UserError(
+            f"snapshots need cycles of whole epochs, and 2 n_s = {2 * hp['n_s']} updates are none: "
+            f"an epoch has {config['n_train'] // hp['n_batch']}"
+        )
     data = data | {part: tuple(map(np.asarray, data[part])) for part in ("train", "val", "test")}  # plain views of memory maps
     W = None if data["W"] is None else np.asarray(data["W"])
     net, params = network(config, data["shape"], K, rng, W)

@@ -13,11 +13,13 @@ import struct
 import sys
 import termios
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from conftest import HOME, SMALL, call, options, results_of, start
 
-from lab import data, driver, plots, settings, store, workers
+import kbn
+from lab import data, driver, models, plots, settings, store, training, workers
 from lab.settings import UserError, row
 
 DRIVERS = {"run_ex2": "shapes", "run_ex3": "shapes", "run_ex4": "shapes", "run_sensitivity": "shapes", "run_solver": "shapes", "run_mnist": "grey-shapes",
@@ -363,39 +365,91 @@ def test_progress_on_a_terminal_is_a_bar_no_wider_than_it(columns, tmp_path, mon
     assert (b"net, seed 2: validation 50.00 %" in shown) is (columns == 100)
 
 
-def test_ladder_keeps_the_changes_that_gain_and_takes_each_out_alone():
+def climb(accuracy):
+    """The three ladders of run_ex4 for seeds whose accuracy is a function of a config, and the config of each rung."""
     run_ex4, seen = importlib.import_module("run_ex4"), {}
 
-    def network(name, c):
+    def network(name, c, tuned=True):
         seen[name] = c
-        accuracy = 0.4 + 0.1 * (c["momentum"] > 0) + 0.1 * (c["zca"] is not None) - 0.1 * (c["keep"] < 1)
-        return [{"seed": seed, "val_accuracy": accuracy + seed / 100, "config": c} for seed in range(3)]
+        return [{"seed": seed, "val_accuracy": accuracy(c) + seed / 100, "config": c} for seed in range(3)]
 
-    rungs = run_ex4.climb(network)
-    assert [rung["name"] for rung in rungs if rung["kept"]] == [run_ex4.FIRST, "momentum .9", "whitening"]
-    assert [rung["name"] for rung in rungs if rung["kept"] is None] == ["without: momentum .9", "without: whitening"]
+    return run_ex4, *run_ex4.climb(network), seen
+
+
+def test_ladder_keeps_the_changes_that_gain_and_takes_each_out_alone():
+    run_ex4, forwards, backwards, more, seen = climb(
+        lambda c: (
+            0.4 + 0.1 * (c["momentum"] > 0) + 0.12 * (c["zca"] is not None) - 0.1 * (c["keep"] < 1) + 0.02 * bool(c["jitter"])
+        )
+    )
+    kept = ["momentum .9", "mirror images", "whitening"]
+    assert [rung["name"] for rung in forwards if rung["kept"]] == [run_ex4.FIRST, *kept]
+    assert [rung["name"] for rung in backwards] == [f"without: {name}" for name in kept]
     assert seen["colours"]["momentum"] == 0.9 and seen["dropout of units"]["zca"] and seen["4 layers"]["keep"] == 1
-    changed = {"momentum": 0.9, "eta_max": run_ex4.START["eta_max"] / 10}
-    assert seen["without: whitening"] == run_ex4.START | changed
-    assert seen["without: momentum .9"] == run_ex4.START | {"zca": 0.1}
-    whole = rungs[6]["results"]
-    assert all(rung["below"] == whole for rung in rungs[-2:]) and rungs[6]["name"] == "whitening"
+    mirror, changed = {"jitter": {"share": 0.5}}, {"momentum": 0.9, "eta_max": run_ex4.START["eta_max"] / 10}
+    assert seen["without: whitening"] == run_ex4.START | changed | mirror
+    assert seen["without: momentum .9"] == run_ex4.START | mirror | {"zca": 0.1}
+    whole = next(rung for rung in forwards if rung["name"] == "whitening")
+    assert all(rung["below"] is whole["results"] for rung in backwards) and whole["gain"] == pytest.approx(0.12)
+    long = "5 times the epochs"
+    assert [rung["name"] for rung in more] == [
+        long,
+        f"{long}, without: whitening",
+        f"{long}, without: momentum .9",
+        run_ex4.LAST,
+    ]
+    assert seen[long] == seen["whitening"] | {"n_s": 5 * 2250} and seen[run_ex4.LAST] == seen["whitening"] | {"zca_last": True}
+    assert seen[f"{long}, without: whitening"] == seen["without: whitening"] | {"n_s": 5 * 2250}
+    assert [rung["below"] is more[0]["results"] for rung in more] == [False, True, True, False]
 
 
 def test_eta_max_of_the_ladder_follows_the_momentum_and_not_the_name_of_the_change():
     """Nesterov's momentum is kept as well: without the first momentum the network still has it."""
-    run_ex4, seen = importlib.import_module("run_ex4"), {}
-
-    def network(name, c):
-        seen[name] = c
-        accuracy = 0.4 + 0.1 * (c["momentum"] > 0) + 0.1 * (c["rule"] == "nesterov")
-        return [{"seed": 0, "val_accuracy": accuracy, "config": c}]
-
-    run_ex4.climb(network)
+    run_ex4, *_, seen = climb(lambda c: 0.4 + 0.1 * (c["momentum"] > 0) + 0.1 * (c["rule"] == "nesterov"))
     eta_max = run_ex4.START["eta_max"]
     names = ("momentum .9", "Nesterov's momentum", "without: momentum .9", "without: Nesterov's momentum")
     assert [seen[name]["eta_max"] for name in names] == [eta_max / 10] * 4
     assert [seen[name]["momentum"] for name in names] == [0.9] * 4 and seen[names[3]]["rule"] == "momentum"
+
+
+def test_ladder_has_tables_and_figures_from_its_stored_results_alone(tmp_path, monkeypatch):
+    """The last networks are averaged: over seeds, and over the ends of the cycles of one training."""
+    run_ex4, opts = importlib.import_module("run_ex4"), options(tmp_path, "--smoke", "--seeds", "2", "--jobs", "1", "--quiet")
+    changes = ("mirror images", "shifts by up to 3", "BN off")
+    monkeypatch.setattr(run_ex4, "CHANGES", {name: run_ex4.CHANGES[name] for name in changes})
+    results = run_ex4.train_ladder(data.load("shapes", small=True), opts)
+    store.write_runs(tmp_path / "ladder", results)
+    stored = store.read_runs(tmp_path / "ladder")
+    tables = run_ex4.report_ladder(results, {})
+    assert repr(run_ex4.report_ladder(stored, {})) == repr(tables)
+    assert [[axes.get_title() for axes in make().axes] for make in run_ex4.figures_ladder(stored).values()][1] == [""]
+    cycles = stored[run_ex4.CYCLES]
+    assert (
+        len({result["run"] for result in cycles}) == 5
+        and cycles[0]["val_accuracy_mirror"] == cycles[0]["val_accuracy_ensemble"]
+    )
+    assert not any("test_accuracy" in result for of_row in results.values() for result in of_row)
+    *_, mirrored, together = tables["ex4_ladder_more"]
+    best = run_ex4.climb(lambda name, *_, **__: results[name])[2][0]["below"]
+    assert mirrored["validation"][0] == pytest.approx(50 * sum(result["val_accuracy_mirror"] for result in best))
+    assert together["validation"][0] == 100 * best[1]["val_accuracy_ensemble"]
+
+
+def test_ensemble_is_the_mean_prediction_of_all_networks_so_far_and_of_their_mirror_images(tmp_path):
+    run_ex4, opts = importlib.import_module("run_ex4"), options(tmp_path, "--smoke", "--seeds", "3", "--jobs", "1", "--quiet")
+    raw = data.load("shapes", small=True)
+    results = run_ex4.train(row("toy", hidden=[9], bn="before", zca=0.1, jitter={"share": 0.5}), raw, opts)["toy"]
+    y, P = raw["test_labels"], 0
+    for result in results:
+        model = models.load(opts.store / "models" / f"{result['run']}.npz")
+        X = training.standardise(raw["test_images"], model["mean"], model["sd"])
+        mirrored = X.T.reshape(-1, *raw["shape"])[..., ::-1].reshape(X.T.shape).T
+        alone, other = (kbn.forward(part, model["params"], model["stats"])[0] for part in (X, mirrored))
+        P += alone + other
+        for key, found in (("", alone), ("_mirror", alone + other), ("_ensemble", P)):
+            assert result[f"test_accuracy{key}"] == pytest.approx((found.argmax(axis=0) == y).mean(), abs=0.002)
+    with_val = {key for key in results[0] if key.startswith("val_accuracy")}
+    assert with_val == {"val_accuracy", "val_accuracy_mirror", "val_accuracy_ensemble"}
 
 
 def test_search_trains_the_best_third_longer(monkeypatch):
@@ -408,7 +462,7 @@ def test_search_trains_the_best_third_longer(monkeypatch):
                                      for row, seed in runs]}  # fmt: skip
 
     monkeypatch.setattr(workers, "train_runs", train_runs)
-    results = run_ex4.train_search(None, None)
+    results = run_ex4.train_search(None, SimpleNamespace(quiet=True))
     lams = {name: [result["config"]["lam"] for result in mine] for name, mine in results.items()}
     first = sorted(lams["4 epochs"])
     assert len(set(first)) == 27 and (lams["12 epochs"], lams["36 epochs"]) == (first[:9], first[:3])

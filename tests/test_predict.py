@@ -165,6 +165,25 @@ def test_top_gives_the_number_of_classes_in_order_of_probability(top, n, model, 
     assert said == [(CLASSES[i], f"{100 * p[i]:.1f}") for i in np.argsort(-p)[:n]]
 
 
+def test_mean_prediction_of_several_networks_and_not_of_other_classes(model, capsys):
+    other, third = network(bn="before"), network() | {"classes": CLASSES[::-1]}
+    for name, arrays in (("other", other), ("third", third)):
+        models.save(model.with_name(f"{name}.npz"), **arrays)
+    image = str(model.with_name("a.png"))
+    assert predict.main([str(model), image, "--top", "9", "--with", str(model.with_name("other.npz"))]) == 0
+    P = [
+        predict.predict(network, predict.read_image(image, SHAPE))
+        for network in map(models.load, (model, model.with_name("other.npz")))
+    ]
+    p = (P[0] + P[1])[:, 0] / 2
+    shown = capsys.readouterr().out.split(": ")[1].split()
+    assert dict(zip(shown[::3], map(float, shown[1::3]))) == {name: round(100 * x, 1) for name, x in zip(CLASSES, p.tolist())}
+    with pytest.raises(
+        settings.UserError, match="third.npz has the classes grey, blue, green, red, and .*net.npz has red, green"
+    ):
+        predict.main([str(model), image, "--with", str(model.with_name("third.npz"))])
+
+
 @pytest.mark.parametrize("words, said", [("n a --top 0", "'0'"), ("n a --to 2", "--to"), ("n", "IMAGE"), ("", "MODEL")])
 def test_wrong_option_is_named_with_status_2(words, said, capsys):
     with pytest.raises(SystemExit) as stop:
