@@ -298,10 +298,22 @@ def dropout_masks(steps, params, n, keep, rng):
 def score_moments(specs, shape, X, params, eps=kbn.EPS):
     """Return mean and standard deviation of all scores W X + b of each affine or conv layer for X (d, n), as in training.
 
-    The result is {"S1_mean": ..., "S1_sd": ..., "S2_mean": ...}.
+    The result is {"S1_mean": ..., "S1_sd": ..., "S2_mean": ...}; for affine layers also S1_correlation, ..., the mean absolute
+    correlation of two units' scores.
     """
     moments = {}
     for step, S, _ in walk(steps_of(specs, shape), X, params, None, eps):
         if "W" in step.kind.params:
             moments |= {f"S{step.l}_mean": float(S.mean()), f"S{step.l}_sd": float(S.std())}
+            if S.ndim == 2:
+                moments[f"S{step.l}_correlation"] = mean_correlation(S)
     return moments
+
+
+def mean_correlation(S):
+    """Return the mean absolute correlation of two rows of S (m, n); rows without variance are left out, 0 if fewer than two vary."""
+    D = S - S.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(D, axis=1, keepdims=True)
+    D = D[norms[:, 0] > 0] / norms[norms > 0][:, None]
+    m = len(D)
+    return float((abs(D @ D.T).sum() - m) / (m * (m - 1))) if m > 1 else 0.0

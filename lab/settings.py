@@ -34,6 +34,11 @@ DEFAULTS = {
     "rule": "momentum",    # the update rule, see recipes.RULES
     "jitter": None,        # of the mini-batches: {"share", "s", "brightness", "contrast", "colour"}, see jitter.build
     "keep_input": 1.0,     # probability with which dropout keeps an input
+    "order": "each epoch", # of the training examples, see probes.order_of
+    "fixed": [],           # parameters that keep their initial values, such as ["gamma", "beta"]
+    "bn_group": None,      # number of examples whose statistics BN takes, see probes.grouped; None: the whole mini-batch
+    "norms": False,        # whether the norms of the gradients are watched, see probes.norms
+    "alphas": [],          # moving averages that are watched besides that of alpha, see probes.averages
     "watched": 0,          # training examples whose scores are watched after each epoch
     "snapshots": False,    # whether the networks at the ends of the learning rate's cycles are kept as well
     "pictures": 0,         # misclassified test images that are kept for a figure, with the first layer's filters

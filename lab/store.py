@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_info
 from lab import models, tables
 from lab.settings import HOME, UserError
 
-DECISIVE = ["kbn.py", "layers.py", "nets.py", "jitter.py", "lab/recipes.py", "lab/training.py"]
+DECISIVE = ["kbn.py", "layers.py", "nets.py", "jitter.py", "lab/recipes.py", "lab/probes.py", "lab/training.py"]
 LARGEST = 2**24  # bytes of a result's file
 MEASURED = ["val_accuracy", "test_accuracy", "test_accuracy_dataset"]
 MEASURED += [f"{part}_accuracy_{way}" for way in ("mirror", "ensemble") for part in ("val", "test")]

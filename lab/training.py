@@ -12,7 +12,7 @@ import numpy as np
 import jitter
 import kbn
 import nets
-from lab import recipes
+from lab import probes, recipes
 from lab.settings import UserError
 
 
@@ -22,7 +22,7 @@ def split(raw, n_train=45_000, n_val=5_000, scale="each", seed=None, zca=None, z
     The first n_train images of the training set are for training and the next n_val for validation. A seed shuffles them first.
     X = (pixel - mean) / sd with the mean and sd (divided by n) of the n_train images alone: of "each" dimension, or of "all"
     dimensions together (usual where most pixels at the border are black); with "none" each mean is subtracted and sd is 1
-    (the CS231n report). With zca, the epsilon of whitening, X = W (pixel - mean) / sd; with zca_last X is not multiplied by W.
+    (the CS231n report); with "255" X = pixel / 255 (the Fashion-MNIST homework). With zca, the epsilon of whitening, X = W (pixel - mean) / sd; with zca_last X is not multiplied by W.
     Returns a dict: train, val, test, pairs X (d, n) in Fortran order, y (n,); mean, sd (d, 1); W (d, d), None without zca;
     whitened, whether X was multiplied by W; classes; shape. Raises UserError if raw has too few images.
     """
@@ -55,9 +55,11 @@ def mean_and_sd(images, scale="each", chunk=1000):
 
     Sums of integers below 2^53 are exact in float64, so one pass over sums and sums of squares loses nothing.
     """
-    if scale not in ("each", "all", "none"):
-        raise ValueError(f"scale must be 'each', 'all' or 'none', not {scale!r}")
+    if scale not in ("each", "all", "none", "255"):
+        raise ValueError(f"scale must be 'each', 'all', 'none' or '255', not {scale!r}")
     n, d = images.shape
+    if scale == "255":
+        return np.zeros((d, 1)), np.full((d, 1), 255.0)
     total, squares = np.zeros(d), np.zeros(d)
     for start in range(0, n, chunk):
         x = images[start : start + chunk].astype(np.float64)
@@ -132,6 +134,8 @@ def network(config, shape, K, rng, W=None):
         if config["loss"] != "softmax":
             raise UserError(f"smoothing {config['smoothing']} needs the loss 'softmax', not {config['loss']!r}")
         net = recipes.smoothed(net, config["smoothing"])
+    if config["bn_group"]:
+        net = probes.grouped(net, config["bn_group"])
     if config["zca_last"]:
         net = SimpleNamespace(**vars(net) | {"forward": partial(forward_of_whitened, net.forward, W)})
     return net, params
@@ -205,8 +209,19 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
     W = None if data["W"] is None else np.asarray(data["W"])
     net, params = network(config, data["shape"], K, rng, W)
     memory = dict(state["memory"]) if state else {}
+    watching = []
+    if config["norms"]:
+        watching.append(probes.norms(hp["lam"], config["n_train"] // hp["n_batch"]))
+    if config["alphas"]:
+        watching.append(probes.averages(config["alphas"], data, hp, net, memory))
+
+    def observe(*update):
+        for look, _ in watching:
+            look(*update)
 
     def after_epoch(state):
+        for _, measure in watching:
+            kbn.record(state["history"]["epoch"], **{name: [value] for name, value in measure(state).items()})
         if config["snapshots"] and state["t"] % (2 * hp["n_s"]) == 0:
             take_snapshot(state)
         memory.update(state["memory"])
@@ -222,7 +237,9 @@ def run(config, seed, data, *, test=True, may_diverge=False, state=None, keep=No
         params, stats, history = kbn.minibatch_gd(
             data["train"], data["val"], params, hp, rng,
             net=net, etas=learning_rates(config, config["n_train"]), jitter=jitter_of(config, data),
-            update=recipes.RULES[config["rule"]], callback=after_epoch, state=state,
+            order=probes.order_of(config["order"], data["train"][1], seed),
+            update=probes.without(recipes.RULES[config["rule"]], config["fixed"]),
+            observe=observe if watching else None, callback=after_epoch, state=state,
         )  # fmt: skip
     except FloatingPointError as error:
         if not may_diverge:
@@ -255,7 +272,7 @@ def snapshots_of(memory):
     """Return what take_snapshot left in memory: dicts of params and stats, the earliest first."""
     found = {}
     for name, array in memory.items():
-        if "@" in name:
+        if name.startswith(("params@", "stats@")):
             group, t, key = name.split("@")
             found.setdefault(int(t), {"params": {}, "stats": {}})[group][key] = array
     return [found[t] for t in sorted(found)]

@@ -812,6 +812,7 @@ def test_score_moments_are_those_of_all_scores_of_each_affine_or_conv_layer():
     S = {"S1": cache["S1"], "S2": np.arctanh(cache["S2"]), "S3": cache["scores"]}
     expected = {f"{l}_mean": scores.mean() for l, scores in S.items()} | {f"{l}_sd": scores.std() for l, scores in S.items()}
     moments = nets.score_moments(CONV, CONV_SHAPE, X, params, eps=0.1)
+    expected |= {f"{l}_correlation": nets.mean_correlation(S[l]) for l in ("S2", "S3")}
     assert moments == pytest.approx(expected, rel=1e-9) and all(type(value) is float for value in moments.values())
 
 

@@ -217,13 +217,23 @@ def test_every_run_is_on_the_split_that_its_config_asks_for_and_the_last_split_i
     monkeypatch.setattr(training, "split", split)
     monkeypatch.setattr(workers, "work", work)
     workers.release()
-    changes = [{}, {"n_train": 40}, {"n_val": 30}, {"scale": "all"}, {"split_seed": 1}, {"zca": 0.1}, {"zca": 0.1, "zca_last": True}]
+    changes = [
+        {},
+        {"n_train": 40},
+        {"n_val": 30},
+        {"scale": "all"},
+        {"split_seed": 1},
+        {"zca": 0.1},
+        {"zca": 0.1, "zca_last": True},
+    ]
     rows = [lam_row(0.1, f"row {i}", **change) for i, change in enumerate(changes)]
     for about in (raw, raw | {"title": "another"}):
         results = workers.train(rows, about, opts)
         for row in rows:
             config = settings.smoke(row["config"])
-            division = {name: config[name] for name in ("n_train", "n_val", "scale", "zca", "zca_last")} | {"seed": config["split_seed"]}
+            division = {name: config[name] for name in ("n_train", "n_val", "scale", "zca", "zca_last")} | {
+                "seed": config["split_seed"]
+            }
             assert [result["split"] for result in results[row["name"]]] == [division | {"raw": about["title"]}]
     workers.train(rows[-1:], about, opts)
     assert len(made) == 2 * len(rows)

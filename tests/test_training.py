@@ -57,6 +57,11 @@ def test_split_standardises_with_the_training_images_alone(raw, scale, dtype):
         np.testing.assert_allclose(X, (images.T - mean) / sd, atol=100 * near)
 
 
+def test_scale_255_divides_by_255(raw):
+    data = training.split(raw, 200, 40, "255")
+    assert np.array_equal(data["train"][0], raw["images"][:200].T / np.float32(255)) and data["mean"].max() == 0
+
+
 def test_split_with_a_seed_draws_the_images_of_training_and_validation(raw):
     raw["images"][:, 0] = np.arange(250)  # the image's number
     parts = [training.split(raw, 200, 40, "none", seed) for seed in (None, 1, 1, 0)]
@@ -83,7 +88,7 @@ def test_split_takes_the_sizes_of_the_assignment_by_default():
 def test_split_refuses_more_images_than_there_are_and_an_unknown_scale(raw):
     with pytest.raises(settings.UserError, match="noise has 250 training images: they cannot be split into 240 .* and 11"):
         training.split(raw, 240, 11)
-    with pytest.raises(ValueError, match="scale must be 'each', 'all' or 'none', not True"):
+    with pytest.raises(ValueError, match="scale must be 'each', 'all', 'none' or '255', not True"):
         training.split(raw, 200, 40, True)
 
 
