@@ -23,7 +23,7 @@ from functools import partial
 
 import numpy as np
 
-from lab import models, plots, tables, training, workers
+from lab import models, plots, tables, training, tuning, workers
 from lab.driver import drive
 from lab.settings import config, row, run_main
 
@@ -50,7 +50,6 @@ CHANGES = {  # name: what it does to a config c
     "label smoothing .1":    lambda c: {"smoothing": 0.1},
 }
 TRIALS = [(1, 1), (2, 1), (0.5, 1), (1, 4), (1, 0.25), (0.5, 0.25)]  # factors of eta_max and lambda
-TRIAL_SEED = 1000
 FIRST, LAST, CYCLES = "3-layer BN of Exercise 3", "whitening after mirror and shift", "ends of the cycles of one training"
 
 
@@ -103,22 +102,17 @@ def longer(c):
 
 def train_ladder(raw, opts):
     announce(f"the ladder trains about {50 * opts.seeds} networks of 20 epochs, four hours on 2 cores with 5 seeds", opts)
-    results, how = {}, {"test": False, "may_diverge": True}
+    results = {}
 
     def network(name, c, tuned=True):
-        if tuned:
-            trials = [(row(f"{name}, trial", **c | {"eta_max": c["eta_max"] * eta, "lam": c["lam"] * lam}), TRIAL_SEED)
-                      for eta, lam in TRIALS]
-            found = workers.train_runs(trials, raw, opts, **how)
-            results.update(found)
-            c = max(found[f"{name}, trial"], key=lambda trial: trial["val_accuracy"])["config"]
-        results.update(workers.train([row(name, **c)], raw, opts, keep=True, **how))
+        configs = [c | {"eta_max": c["eta_max"] * eta, "lam": c["lam"] * lam} for eta, lam in TRIALS] if tuned else [c]
+        results.update(tuning.tuned(name, configs, raw, opts, seeds=opts.seeds, test=False, keep=True))
         return results[name]
 
     _, _, more = climb(network)
     best, long = more[0]["below"], more[0]["results"]
     c = best[0]["config"] | {"n_epochs": None, "n_cycles": LONGER, "n_s": START["n_s"] * START["n_cycles"], "snapshots": True}
-    whole = workers.train_runs([(row(CYCLES, **c), 0)], raw, opts, keep=True, **how)[CYCLES][0]
+    whole = tuning.tuned(CYCLES, [c], raw, opts, seeds=1, test=False, keep=True)[CYCLES][0]
     whole |= {"history": {}, "duration_s": whole["duration_s"] / LONGER}
     whole = {key: value for key, value in whole.items() if not key.startswith("val_accuracy")}
     results[CYCLES] = [whole | {"run": f"{whole['run']}-cycle{i}"} for i in range(1, LONGER + 1)]
@@ -184,7 +178,7 @@ def train_search(raw, opts):
     rng, results = np.random.default_rng(4), {}
     trials = [draw(rng) for _ in range(max(ROUNDS.values()))]
     for n_epochs, n in ROUNDS.items():
-        runs = [(row(f"{n_epochs} epochs", **c | {"n_epochs": n_epochs}), TRIAL_SEED) for c in trials[:n]]
+        runs = [(row(f"{n_epochs} epochs", **c | {"n_epochs": n_epochs}), tuning.TRIAL_SEED) for c in trials[:n]]
         results |= workers.train_runs(runs, raw, opts, test=False, may_diverge=True)
         trials = [result["config"] for result in ranked(results[f"{n_epochs} epochs"])]
     return results

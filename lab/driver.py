@@ -20,8 +20,13 @@ def drive(name, doc, train, report, figures, dataset="cifar10", seeds=1, others=
     opts = settings.options(doc, list(data.DATASETS), dataset, seeds=seeds, others=others or ())
     if opts.experiment:
         name, (train, report, figures) = f"{name}_{opts.experiment}", others[opts.experiment]
+    run_experiment(name, opts, train, report, figures)
+
+
+def run_experiment(name, opts, train, report, figures):
+    """Run an experiment with opts from settings.options. The other arguments: see drive. Returns its results."""
     raw = open_data(opts) if opts.figures is None else None
-    label = (raw["name"] if raw else opts.dataset or dataset) + "-smoke" * opts.smoke
+    label = (raw["name"] if raw else opts.dataset or opts.made_for) + "-smoke" * opts.smoke
     opts.store = opts.out / "results" / label
     folders = {kind: settings.output_folder(opts, kind, label) for kind in ("results", "figures")}
     path = folders["results"] / name
@@ -36,6 +41,7 @@ def drive(name, doc, train, report, figures, dataset="cifar10", seeds=1, others=
     if not opts.quiet:
         places = {kind: os.path.relpath(folder) for kind, folder in folders.items()}
         print(f"\ntables in {places['results']}, figures in {places['figures']}")
+    return results
 
 
 def open_data(opts):
