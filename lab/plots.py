@@ -14,7 +14,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from lab import tables
+from lab import statistics, tables
 
 WIDTH = 6.3  # inches: the text of an A4 page
 LABELS = {"off": "BN off", "before": "BN before", "after": "BN after"}  # the ReLU
@@ -280,8 +280,9 @@ def ladder(title, forwards, backwards, key="val_accuracy"):
     heads = "added to those above it", "taken out of all that were kept"
     for panel, head, rungs, fill in zip(axes, heads, (forwards, backwards), (None, True)):
         for y, rung in enumerate(rungs):
-            mean, low, high, _ = tables.paired(rung["below"], rung["results"], key)
-            panel.errorbar(mean, y, xerr=[[np.nan_to_num(mean - low)], [np.nan_to_num(high - mean)]], fmt="o", color="#0072B2",
+            gain = statistics.paired(rung["below"], rung["results"], key)
+            ends = np.nan_to_num([[gain["mean"] - gain["low"]], [gain["high"] - gain["mean"]]])
+            panel.errorbar(gain["mean"], y, xerr=ends, fmt="o", color="#0072B2",
                            markerfacecolor=None if fill or rung["kept"] else "white", capsize=2)  # fmt: skip
         panel.axvline(0, color="black", linewidth=0.8)
         panel.set_yticks(range(len(rungs)), [rung["name"].removeprefix("without: ") for rung in rungs])
