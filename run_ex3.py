@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from lab import plots, tables, workers
+from lab import plots, statistics, tables, workers
 from lab.driver import accuracies, drive
 from lab.settings import row, run_main
 
@@ -66,7 +66,8 @@ def report(results, published):
              for seed, result in zip(seeds, results[LONGER], strict=True)]
     gains = [{"network": net, "BN off": tables.percent(results[net], "test_accuracy"),
               "BN before": tables.percent(results[f"{net} BN"], "test_accuracy"),
-              "gain in test accuracy, 95 % interval": tables.gain(results[net], results[f"{net} BN"])}
+              "gain in test accuracy, 95 % interval": statistics.text(
+                  statistics.paired(results[net], results[f"{net} BN"]))}
              for net in ("3-layer", "6-layer", "9-layer")]
     return {"ex3_search": search, "ex3_best": found, "ex3": accuracies([*ROWS, longer], results, published),
             "ex3_gain": gains}

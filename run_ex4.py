@@ -23,7 +23,7 @@ from functools import partial
 
 import numpy as np
 
-from lab import models, plots, tables, training, tuning, workers
+from lab import models, plots, statistics, tables, training, tuning, workers
 from lab.driver import drive
 from lab.settings import config, row, run_main
 
@@ -140,7 +140,8 @@ def line(step):
     """The line of a rung in its table."""
     mine, c = step["results"], step["results"][0]["config"]
     return {"change": step["name"], "validation": tables.percent(mine, "val_accuracy"),
-            "gain": tables.gain(step["below"], mine, "val_accuracy"), "eta_max": c["eta_max"], "lambda": c["lam"],
+            "gain": statistics.text(statistics.paired(step["below"], mine, "val_accuracy")),
+            "eta_max": c["eta_max"], "lambda": c["lam"],
             "updates": mine[0]["history"].get("t", [0])[-1], "parameters": parameters(c),
             "s per run": float(np.median([result["duration_s"] for result in mine]))}
 

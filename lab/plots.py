@@ -14,7 +14,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from lab import tables
+from lab import statistics, tables
 
 WIDTH = 6.3  # inches: the text of an A4 page
 LABELS = {"off": "BN off", "before": "BN before", "after": "BN after"}  # the ReLU
@@ -280,13 +280,12 @@ def ladder(title, forwards, backwards, key="val_accuracy"):
     heads = "one after the other, from the top", "each taken out of all that were kept"
     for panel, head, rungs in zip(axes, heads, (forwards, backwards)):
         for y, rung in enumerate(rungs):
-            gain, low, high, _ = tables.paired(rung["below"], rung["results"], key)
+            gain = statistics.paired(rung["below"], rung["results"], key)
             start, hollow = tables.percent(rung["below"], key)[0], panel is axes[0] and not rung["kept"]
-            colour = "#0072B2" if gain > 0 else "#D55E00"
-            panel.barh(y, gain, 0.6, left=start, edgecolor=colour, facecolor="none" if hollow else colour)
-            panel.errorbar(
-                start + gain, y, xerr=[[np.nan_to_num(gain - low)], [np.nan_to_num(high - gain)]], color="k", capsize=2
-            )
+            colour = "#0072B2" if gain["mean"] > 0 else "#D55E00"
+            panel.barh(y, gain["mean"], 0.6, left=start, edgecolor=colour, facecolor="none" if hollow else colour)
+            ends = np.nan_to_num([[gain["mean"] - gain["low"]], [gain["high"] - gain["mean"]]])
+            panel.errorbar(start + gain["mean"], y, xerr=ends, color="k", capsize=2)
         panel.set_yticks(range(len(rungs)), [rung["name"].removeprefix("without: ") for rung in rungs])
         panel.set(title=head, xlabel=NUMBERS[key])
         panel.set_ylim(len(forwards) - 0.4, -0.6)

@@ -29,25 +29,6 @@ def percent(results, key):
     return summary([100 * result[key] for result in results])
 
 
-def paired(before, after, key="test_accuracy"):
-    """Return the mean of after minus before, paired by seed, and the ends of its 95 % interval by Student's t, in points, and n.
-
-    The ends are nan if there is only one pair.
-    """
-    from scipy.stats import ttest_1samp  # here, because it loads a second BLAS, which workers do not need
-
-    pairs = [(one[key], other[key]) for one in before for other in after if one["seed"] == other["seed"]]
-    differences = 100 * np.array([other - one for one, other in pairs])
-    low, high = ttest_1samp(differences, 0).confidence_interval() if len(pairs) > 1 else (np.nan, np.nan)
-    return differences.mean(), low, high, len(pairs)
-
-
-def gain(before, after, key="test_accuracy"):
-    """Return what paired returns as text."""
-    mean, low, high, n = paired(before, after, key)
-    return f"{mean:+.2f} ({n})" if n < 2 else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] ({n})"
-
-
 def cell(value):
     """A cell as text: a summary as mean ± sd (n), a number with four digits."""
     if not isinstance(value, tuple):

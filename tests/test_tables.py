@@ -33,13 +33,6 @@ def test_summary_is_the_mean_and_the_deviation_divided_by_n_minus_1():
     assert (mean, n) == (3, 1) and np.isnan(sd)
 
 
-def test_gain_is_the_mean_of_the_differences_of_equal_seeds_with_its_t_interval():
-    before, after = ([{"seed": seed, "test_accuracy": x} for seed, x in runs] for runs in (
-        [(0, 0.5), (1, 0.6), (2, 0.7)], [(2, 0.73), (0, 0.51), (1, 0.62), (9, 1.0)]))  # fmt: skip
-    assert tables.gain(before, after) == "+2.00 [-0.48, +4.48] (3)"  # 4.303 / sqrt(3) = 2.484
-    assert tables.gain(before[:1], after) == "+1.00 (1)"
-
-
 def test_table_is_written_in_three_formats_with_full_precision_in_the_csv(tmp_path):
     markdown = tables.write_table(tmp_path / "x", ROWS)
     assert markdown == (
