@@ -271,6 +271,23 @@ def pictures(title, result, shades, texts, foot):
     return finish(axes, title, [result])
 
 
+def maps(title, panels, rows, columns):
+    """Mean validation accuracy as a map, a panel each. panels: {panel title: {(row, column): results}}; rows, columns: axes."""
+    axes = Figure((WIDTH, 2.6)).subplots(1, len(panels), squeeze=False, sharey=True)
+    for panel, (head, cells) in zip(axes.flat, panels.items()):
+        down, across = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
+        means = np.array([[tables.percent(cells[row, column], "val_accuracy")[0] for column in across] for row in down])
+        panel.imshow(means, vmin=10, vmax=55, cmap="cividis", aspect="auto")
+        for (i, j), mean in np.ndenumerate(means):
+            panel.text(j, i, f"{mean:.0f}", ha="center", va="center", color="k" if mean > 35 else "w", fontsize=7)
+        panel.set(title=head, xlabel=columns)
+        panel.set_xticks(range(len(across)), across)
+        panel.set_yticks(range(len(down)), down)
+        panel.grid(False)
+    axes[0, 0].set_ylabel(rows)
+    return finish(axes, title, panels, "mean of {} seeds, %")
+
+
 def ladder(title, forwards, backwards, key="val_accuracy"):
     """What changes bring: bars from the accuracy before a change to the one after it, with the gain's 95 % interval.
 
