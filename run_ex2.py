@@ -12,7 +12,8 @@ from lab import plots, workers
 from lab.driver import accuracies, drive
 from lab.settings import row, run_main
 
-ONE_BATCH = {"hidden": [50], "n_train": 10_000, "n_val": 10_000, "lam": 0.01}  # as in Assignment 2
+# as in Assignment 2, whose initial weights have the standard deviation 1 / sqrt(m_in)
+ONE_BATCH = {"hidden": [50], "n_train": 10_000, "n_val": 10_000, "lam": 0.01, "sigma": "xavier"}
 ROWS = [
     row("2-layer, 1 cycle",  **ONE_BATCH, n_s=500, n_cycles=1, setting="one batch, lambda .01, n_s 500"),
     row("2-layer, 3 cycles", **ONE_BATCH, n_s=800, n_cycles=3, setting="one batch, lambda .01, n_s 800"),

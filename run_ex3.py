@@ -4,8 +4,8 @@
     python run_ex3.py --seeds 5    the published tables
 
 The 3-, 6- and 9-layer networks with BN off and before the ReLU in the default setting; a search for lambda on the
-validation set, 10 draws from 1e-5 .. 1e-1 and twice 5 around the best so far, repeated for each seed; then 3 cycles with
-the best lambda. Expect no measurable gain from BN with 3 layers, 2 points with 6 and 3 points with 9.
+validation set, 10 draws from 1e-5 .. 1e-1, 5 around the best of them and 5 around the best of these, repeated for each
+seed; then 3 cycles with the best lambda. Expect no measurable gain from BN with 3 layers, 2 points with 6 and 3 points with 9.
 """
 from functools import partial
 
@@ -25,7 +25,7 @@ ROWS = [
     row("9-layer BN", hidden=NINE,     bn="before", reported={"assignment": "not bad!"}),
 ]
 SEARCHED = {"hidden": [50, 50], "bn": "before"}
-STAGES = {  # how many lambdas each stage of the search draws, and how; best is the best lambda so far
+STAGES = {  # how many lambdas each stage of the search draws, and how; best is the best lambda of the stage before
     "coarse": (10, lambda rng, n, best: 10 ** rng.uniform(-5, -1, n)),
     "fine 1": (5, lambda rng, n, best: best * rng.uniform(0.8, 1.2, n)),
     "fine 2": (5, lambda rng, n, best: best * rng.uniform(0.8, 1.2, n)),
@@ -36,22 +36,25 @@ LONGER = "best lambda, 3 cycles"
 def train(raw, opts):
     results = workers.train(ROWS, raw, opts)
     rngs = [np.random.default_rng([seed, 3]) for seed in range(opts.seeds)]
+    centres = [None] * opts.seeds
     for stage, (n, draw) in STAGES.items():
         trials = [(row(stage, **SEARCHED, lam=float(lam), setting=f"lambda {lam:.3g}"), seed) for seed, rng in enumerate(rngs)
-                  for lam in draw(rng, n, best_trial(results, seed)["config"]["lam"] if stage != "coarse" else None)]
-        results |= workers.train_runs(trials, raw, opts, test=False)
+                  for lam in draw(rng, n, centres[seed])]
+        found = workers.train_runs(trials, raw, opts, test=False)
+        centres = [best_trial(found, seed)["config"]["lam"] for seed in range(opts.seeds)]
+        results |= found
     longer = [(row(LONGER, **SEARCHED, lam=best_trial(results, seed)["config"]["lam"], n_cycles=3), seed)
               for seed in range(opts.seeds)]
     return results | workers.train_runs(longer, raw, opts)
 
 
 def trials_of(results, seed):
-    """The trials of this seed's search so far, as pairs (stage, result)."""
+    """The trials of this seed's search in results, as pairs (stage, result)."""
     return [(stage, trial) for stage in STAGES for trial in results.get(stage, []) if trial["seed"] == seed]
 
 
 def best_trial(results, seed):
-    """The trial of this seed with the highest validation accuracy so far."""
+    """The trial in results of this seed with the highest validation accuracy."""
     return max((trial for _, trial in trials_of(results, seed)), key=lambda trial: trial["val_accuracy"])
 
 

@@ -192,7 +192,7 @@ def exercise_1(raw, opts):
 
 def exercise_2(raw, opts):
     """Train networks without BN: the 2-layer one of Assignment 2 on one batch of CIFAR-10, and deeper ones."""
-    old = {"hidden": [50], "lam": 0.01}
+    old = {"hidden": [50], "lam": 0.01, "sigma": "xavier"}
     cycles = {"2-layer, 1 cycle": {**old, "n_s": 500, "n_cycles": 1}, "2-layer, 3 cycles": {**old, "n_s": 800, "n_cycles": 3}}
     train(cycles, raw, opts, range(opts.seeds), 10_000, 10_000)
     deeper = train({net: {"hidden": hidden} for net, hidden in NETS.items()}, raw, opts, range(opts.seeds))
@@ -216,14 +216,14 @@ def exercise_3(raw, opts):
 
 
 def search(raw, opts, seed):
-    """Try 20 lambdas in the 3-layer network with BN: 10 from 1e-5 .. 1e-1, and twice 5 near the best. Returns the results."""
+    """Try 20 lambdas in the 3-layer network with BN: 10 from 1e-5 .. 1e-1, 5 near the best of them, 5 near the best of these."""
     rng, trials = np.random.default_rng([seed, 3]), []
     lambdas = 10 ** rng.uniform(-5, -1, 10)
     for stage in ("coarse", "fine 1", "fine 2"):
         names = [f"seed {seed}, {stage}, trial {i}, lambda {lam:.2e}" for i, lam in enumerate(lambdas)]
         configs = {name: {"hidden": NETS["3-layer"], "bn": "before", "lam": lam} for name, lam in zip(names, lambdas)}
-        trials += [result for (result,) in train(configs, raw, opts, [seed], test=False).values()]
-        lambdas = best_lambda(trials) * rng.uniform(0.8, 1.2, 5)
+        found = [result for (result,) in train(configs, raw, opts, [seed], test=False).values()]
+        trials, lambdas = trials + found, best_lambda(found) * rng.uniform(0.8, 1.2, 5)
     return trials
 
 
