@@ -9,10 +9,10 @@ effect, by the rule of lab/statistics.py. The tables numbers and claims are made
 """
 from types import SimpleNamespace
 
-from claims import assignment, common, maps, student
+from claims import assignment, common, cs231n, maps, mnist, student
 from lab import data, driver, settings, store, tables
 
-PARTS = {"student": student, "assignment": assignment, "maps": maps}
+PARTS = {"student": student, "assignment": assignment, "maps": maps, "cs231n": cs231n, "mnist": mnist}
 LEFT_OUT = ("numbers", "claims")  # tables that are made from all parts
 
 

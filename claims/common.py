@@ -115,6 +115,19 @@ def at_equal_training(before, after):
     return statistics.mean_difference(differences)
 
 
+def by_value(results, key):
+    """Return {value of config[key]: its results}, in order of appearance."""
+    found = {}
+    for result in results:
+        found.setdefault(result["config"][key], []).append(result)
+    return found
+
+
+def best_value(results, key):
+    """Return the results of the value of config[key] whose mean validation accuracy is highest."""
+    return max(by_value(results, key).values(), key=lambda mine: np.mean([result["val_accuracy"] for result in mine]))
+
+
 def updates_to(level, column="val_accuracy"):
     """Return a measure: the updates until a column of the history reaches a level, linearly between epochs; nan if it never does."""
 

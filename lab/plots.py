@@ -197,8 +197,9 @@ def swept(title, panels, what, number):
                 panel.plot([x] * len(values[x]), values[x], ".", color=style["color"], markersize=3)
                 mark_diverged(panel, x, results, style["color"], turn)
         panel.set(xscale="log", xlabel=what, ylabel=head)
-        if len(values) <= 8:  # few enough to be read
-            panel.set_xticks(list(values), [f"{x:g}" for x in values])
+        ticks = sorted({x for results in nets.values() for x in results})
+        if len(ticks) <= min(8, 24 // len(panels)):  # few enough to be read
+            panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
             panel.minorticks_off()
         if isinstance(number, str):
             panel.set(title=head, ylabel=NUMBERS[number] if panel is axes[0, 0] else "")
