@@ -406,6 +406,16 @@ def test_ladder_keeps_the_changes_that_gain_and_takes_each_out_alone():
     assert [rung["below"] is more[0]["results"] for rung in more] == [False, True, True, False]
 
 
+def test_changes_that_gain_only_together_are_taken_out_one_by_one():
+    run_ex4, forwards, backwards, more, seen = climb(
+        lambda c: 0.4 + (0.1 if c["zca"] and c["jitter"] and c["jitter"].get("s") else -0.1 * bool(c["zca"] or c["jitter"]))
+    )
+    assert [rung["name"] for rung in forwards if rung["kept"]] == [run_ex4.FIRST, "whitening with shifts"]
+    assert [rung["name"] for rung in backwards] == ["without: shifts by up to 3", "without: whitening"]
+    assert seen["without: whitening"] == run_ex4.START | {"jitter": {"s": 3}}
+    assert all(rung["gain"] == pytest.approx(-0.2) for rung in backwards)
+
+
 def test_eta_max_of_the_ladder_follows_the_momentum_and_not_the_name_of_the_change():
     """Nesterov's momentum is kept as well: without the first momentum the network still has it."""
     run_ex4, *_, seen = climb(lambda c: 0.4 + 0.1 * (c["momentum"] > 0) + 0.1 * (c["rule"] == "nesterov"))
