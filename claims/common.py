@@ -30,6 +30,14 @@ def number(document, place, what, printed, setting, values, row=""):
             "printed number": outcome, "runs": row}  # fmt: skip
 
 
+def drawn(document, place, what, printed, setting, values):
+    """The line of a printed number beside many draws of it, whose central 95 % take the place of the prediction interval."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {"document": document, "place": place, "number": what, "setting": setting, "printed": printed,
+            "ours": f"{np.median(values):.4g}, median of {len(values):,} draws", "95 % of single runs": interval(low, high),
+            "printed number": "inside" if low <= float(printed) <= high else "outside", "runs": ""}  # fmt: skip
+
+
 def rounding(printed):
     """Half a unit of the last digit of a printed number; ~52 means 52 give or take a half."""
     digits, _, exponent = printed.lstrip("~").partition("e")

@@ -7,7 +7,18 @@ import numpy as np
 
 import nets
 import run_solver
-from claims.common import CHANCE_MARGIN, at_equal_training, best_value, by_value, claim, difference, eta_gain, gap, number
+from claims.common import (
+    CHANCE_MARGIN,
+    at_equal_training,
+    best_value,
+    by_value,
+    claim,
+    difference,
+    drawn,
+    eta_gain,
+    gap,
+    number,
+)
 from lab import plots, statistics, tables, tuning, workers
 from lab.settings import config, row
 
@@ -66,8 +77,16 @@ def numbers(results):
     setting = "{} epoch; 100 units, sigma 1e-3, images 49,001 to 50,000 for validation (the report tells none of these)"
     curves = [np.multiply(100, result["history"]["val_accuracy"]) for result in results[TWO["name"]]]
     epochs = {"last": [curve[-1] for curve in curves], "best": [curve.max() for curve in curves]}
-    return [number(DOCUMENT, "Q3, 6", "2-layer network, validation %", "53.80", setting.format(epoch), values, TWO["name"])
-            for epoch, values in epochs.items()]
+    lines = [number(DOCUMENT, "Q3, 6", "2-layer network, validation %", "53.80", setting.format(epoch), values, TWO["name"])
+             for epoch, values in epochs.items()]
+    small = results[TWO["name"]][0]["config"]["n_train"] < TWO["config"]["n_train"]  # a smoke test
+    losses, errors = run_solver.draw_gradients(*[20] * small)
+    for i, (reg, (loss, *printed)) in enumerate(run_solver.REPORTED.items()):
+        words = f"3-layer network of 15, 20, 30, 10 units, 2 examples, reg {reg:g}"
+        lines.append(drawn(DOCUMENT, "Q3, initial loss", f"initial loss, reg {reg:g}", loss, words, losses[:, i]))
+        lines += [drawn(DOCUMENT, "Q3, gradient check", f"relative error of {name}, reg {reg:g}", error, words, values)
+                  for name, error, values in zip(run_solver.NAMES, printed, errors[:, :, i].T, strict=True)]
+    return lines
 
 
 def learnt(result):
