@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import nets
+import run_solver
 from claims import common, cs231n, mnist
 from lab import plots, settings, tables, training, workers
 
@@ -134,7 +135,9 @@ def test_tables_and_figures_are_made_of_all_results_of_a_part(part, shape, world
 
 def test_numbers_are_those_of_the_last_and_of_the_best_epoch(monkeypatch):
     results = results_of(cs231n, CIFAR10, lambda config: outcome(0.53, val_accuracy=(0.55, 0.53)), monkeypatch, seeds=3)
-    last, best = cs231n.numbers(results)
+    monkeypatch.setattr(run_solver, "draw_gradients", lambda *few: (np.full((50, 2), 2.3), np.full((50, 6, 2), 1e-7)))
+    last, best, *drawn = cs231n.numbers(results)
+    assert len(drawn) == 14 and {line["printed number"] for line in drawn} == {"outside"}
     assert (last["ours"][0], best["ours"][0]) == pytest.approx((53, 55)) and last["printed"] == best["printed"] == "53.80"
     assert last["setting"].startswith("last epoch") and best["setting"].startswith("best epoch")
 
