@@ -16,6 +16,7 @@ LAMS = [3e-4, 1e-3, 2e-3, 3e-3, 4e-3, 7e-3]
 ORDERS = ["each epoch", "once", "by class"]
 ALPHAS = [0.5, 0.8, 0.9, 0.99, 0.999]
 SHORT = {"n_train": 4_500, "n_s": 225, "n_cycles": 1}  # 45 updates in an epoch, 10 epochs
+CYCLES = [2, 3]  # of the 9-layer network with the 3-layer one's best lambda
 FEW = 5  # seeds of the claims; the numbers have those of --seeds
 
 
@@ -39,6 +40,10 @@ def longer(which):
     return f"3 layers, BN before, {which} lambda, 3 cycles"
 
 
+def nine(n_cycles):
+    return f"9 layers, BN before, best lambda of 3 layers, {n_cycles} cycles"
+
+
 def train(raw, opts):
     few = min(FEW, opts.seeds)
     results = workers.train([row(label, **c) for label, c in NUMBERS.items()], raw, opts)
@@ -50,7 +55,8 @@ def train(raw, opts):
             results |= tuning.tuned(name(net, bn, "best eta_max"), configs, raw, opts, seeds=few, trials=3)
     for which, configs in LONGER.items():
         results |= tuning.tuned(longer(which), configs, raw, opts, seeds=opts.seeds, trials=3)
-    return results
+    best = {"hidden": HIDDEN["9 layers"], "bn": "before", "lam": results[longer("best")][0]["config"]["lam"]}
+    return results | workers.train([row(nine(n), **best, n_cycles=n) for n in CYCLES], raw, opts)
 
 
 def numbers(results):
@@ -131,7 +137,10 @@ def tables_of(results):
     etas = [{"network": net, "BN": bn, "eta_max": eta,
              "validation": tables.percent([t for t in trials(results, net, bn) if t["config"]["eta_max"] == eta], "val_accuracy")}
             for net in HIDDEN for bn in PLACES for eta in ETAS]
-    return {"claims_assignment_eta": etas}
+    nets = [name("9 layers", "before", "He"), *map(nine, CYCLES)]
+    return {"claims_assignment_eta": etas, "claims_assignment_nine": [
+        {"network": net, "lambda": results[net][0]["config"]["lam"], "test": tables.percent(results[net], "test_accuracy")}
+        for net in nets]}
 
 
 def figures(results):

@@ -289,6 +289,18 @@ def maps(title, panels, rows, columns):
     return finish(axes, title, panels, "mean of {} seeds, %")
 
 
+def layers(title, panels, number):
+    """number(result, layer) of each layer, mean ± sd over the seeds. panels: {panel title: nets}, all of one depth."""
+    axes = Figure((WIDTH, 2.6)).subplots(1, len(panels), squeeze=False, sharey=True)
+    for panel, (head, nets) in zip(axes.flat, panels.items()):
+        for place, style in styles(nets, panels).items():
+            x = range(1, len(nets[place][0]["config"]["hidden"]) + 2)
+            spread(panel, x, [[number(result, layer) for result in converged(nets[place])] for layer in x], **style)
+        panel.set(title=head, xlabel="layer")
+    axes[0, 0].set_ylabel("log10")
+    return finish(axes, title, panels)
+
+
 def ladder(title, forwards, backwards, key="val_accuracy"):
     """What changes bring: bars from the accuracy before a change to the one after it, with the gain's 95 % interval.
 
