@@ -32,11 +32,11 @@ DOCUMENTS = {  # document: its text in handin/, its dataset, and what it shows o
                           ["solver-2-layer", "solver-50-examples", "solver-scales"]),
     }),
     "mnist": ("mnist", "mnist", {
-        "run_mnist.py": ("mnist", ["mnist"], ["mnist-fully-connected", "mnist-convolutional", "mnist-filters", "mnist-mistakes"]),
+        "run_mnist.py": ("mnist", ["mnist", "mnist_gain"], ["mnist-fully-connected", "mnist-convolutional", "mnist-filters", "mnist-mistakes"]),
     }),
     "fashion": ("fashion", "fashion-mnist", {
-        "run_fashion.py": ("fashion", ["fashion", "fashion_prediction", "fashion_claims"], [
-            "fashion-MLP", "fashion-CNN", "fashion-eta_max", "fashion-n_batch", "fashion-gaps", "fashion-MLP-scores"]),
+        "run_fashion.py": ("fashion", ["fashion", "fashion_gain", "fashion_prediction"],
+                           ["fashion-MLP", "fashion-CNN", "fashion-gaps", "fashion-MLP-scores"]),
     }),
 }  # fmt: skip
 BONUS = (  # tables and figures of Exercise 4
@@ -92,6 +92,9 @@ def main():
     paths = {"results": home / "results" / label, "figures": home / "figures" / label}
     if opts.document == "assignment":
         paths["gradcheck"] = (paths["results"] if opts.published else home / "results") / "gradcheck.csv"
+    claims = home / "results" / ("published" if opts.published else "claims" + "-smoke" * opts.smoke) / "claims.csv"
+    if claims.exists():
+        paths["claims"] = claims
     if missing := missing_files(opts, drivers, paths["results"], paths["figures"], paths.get("gradcheck")):
         for command, path in missing.items():
             print(f"make_report.py: error: {path} is missing; make it with python {command}", file=sys.stderr)

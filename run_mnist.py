@@ -16,7 +16,7 @@ from functools import partial
 
 import nets
 from lab import plots, workers
-from lab.driver import accuracies, drive
+from lab.driver import accuracies, drive, gains
 from lab.settings import row, run_main
 
 SETTING = {"scale": "all", "n_train": 55_000, "n_val": 5_000, "n_s": 1_100, "n_cycles": 1, "eta_max": 0.03, "lam": 1e-4,
@@ -44,7 +44,9 @@ def train(raw, opts):
 
 
 def report(results, published):
-    return {"mnist": accuracies(ROWS, results, published)}
+    pairs = [(name, name.partition(",")[0]) for name in results if "," in name]
+    return {"mnist": accuracies(ROWS, results, published),
+            "mnist_gain": gains([*pairs, ("convolutional", "fully connected")], results)}
 
 
 def figures(results):

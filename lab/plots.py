@@ -297,6 +297,7 @@ def layers(title, panels, number):
             x = range(1, len(nets[place][0]["config"]["hidden"]) + 2)
             spread(panel, x, [[number(result, layer) for result in converged(nets[place])] for layer in x], **style)
         panel.set(title=head, xlabel="layer")
+        panel.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("log10")
     return finish(axes, title, panels)
 
