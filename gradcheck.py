@@ -1,11 +1,12 @@
 """Check gradients: of any function of arrays, by complex steps and by central differences.
 
-    python gradcheck.py              # the assignment, Exercises 1 and 3; 20 s on one core, needs no dataset
+    python gradcheck.py              # the assignment, Exercises 1 and 3; under a minute on one core, needs no dataset
 
 compares kbn.backward with numerical gradients of kbn.compute_cost, one line for each net and parameter, and then plants
 errors that the check must catch (see lab/gradients.py). It writes results/gradcheck.csv (every line), .md and .tex (the
-largest errors); the exit status is 1 if anything fails. Expect errors about 1e-15 by complex steps, up to 1e-13 in the 9-layer
-net with BN after the ReLU, and 1e-9 to 1e-7 by central differences.
+largest errors), gradcheck_report (the student report's own check) and gradcheck_layers (whether errors grow towards the first
+layer); the exit status is 1 if anything fails. Expect errors about 1e-15 by complex steps, up to 1e-13 in the 9-layer net
+with BN after the ReLU, and 1e-9 to 1e-7 by central differences.
 
     check(f, params, grads)          # your own cost and gradients: prints a table and a verdict
 
@@ -40,7 +41,6 @@ H = 5e-7  # the step of central differences, times the scale of the parameter: i
          # as small as rounding, ~ 1 / H
 BARS = {"relative": {"complex": 1e-12, "central": 1e-6},  # about 10 times the rounding of a cost below 10
         "absolute": {"complex": 1e-13, "central": 5e-8}}
-
 
 
 # --------------------------------------------------------------------------------------------------- any function
@@ -415,7 +415,8 @@ def main():
         options.error(f"argument --seed: {opts.seed} is below 0")
     folder = settings.output_folder(opts, "results")
     rows, failures = gradients.report_gradients(opts.seed)
-    tables.write_table(folder / "gradcheck", gradients.largest_errors(rows))
+    for name, table in gradients.tables_of(rows, opts.seed):
+        print(f"\n{name}\n\n{tables.write_table(folder / name, table)}", end="", flush=True)
     tables.write(folder / "gradcheck.csv", tables.comma_separated([{**row, "seed": opts.seed} for row in rows]))
     if failures:
         print(f"\nFAILED ({len(failures)}): kbn.backward does not return the derivatives of the cost; the first: {failures[0]}")

@@ -1,32 +1,42 @@
 """Make the one file to hand in, or print one function with everything that it needs.
 
     python make_submission.py                                  # writes submission/assignment3.py
+    python make_submission.py --exercise 4                     # the same with Exercise 4
+    python make_submission.py --document mnist                 # writes submission/mnist.zip, all code of run_mnist.py
     python make_submission.py --function batch_norm_backpass   # prints it, ready to paste into a report
     python make_submission.py --list                           # the functions that --function knows
 
-The one file holds everything in kbn.py, gradcheck.py, lab/gradients.py and handin/assignment3.py that its main() needs. The
-names of the modules are left out: kbn.forward is forward there. With the same seeds and one BLAS thread
-(OPENBLAS_NUM_THREADS=1) its numbers are bit-identical to those of the drivers. Write your name and id into its head. A file
-that you have changed is not replaced.
+The one file holds everything that the main() of handin/assignment3.py needs. The names of the modules are left out:
+kbn.forward is forward there. With the same seeds and one BLAS thread (OPENBLAS_NUM_THREADS=1) its numbers are bit-identical
+to those of the drivers. Write your name and id into its head. A file that you have changed is not replaced.
 """
 
 import ast
 import difflib
+import io
+import modulefinder
 import re
 import sys
+import textwrap
+import zipfile
 from collections import namedtuple
 from pathlib import Path
 
-from lab.settings import HOME, UserError, make_folder, parser, run_main
+from lab.settings import DEFAULTS, HOME, UserError, make_folder, parser, run_main
 from lab.tables import write
+from run_ex4 import RECIPE
 
 HANDIN = "assignment3"
 ONE_FILE = {  # file: heading
     "kbn": "the method",
     "gradcheck": "numerical gradients",
     "lab/gradients": "the gradient checks",
+    "jitter": "jitter of mini-batches",
+    "lab/recipes": "update rule and learning rate of Exercise 4",
+    "lab/training": "whitening and prediction in Exercise 4",
     f"handin/{HANDIN}": "the exercises",
 }
+DOCUMENTS = ["solver", "mnist", "fashion"]  # each has a driver, run_NAME.py
 METHOD = ["kbn", "layers", "nets", "gradcheck"]  # the sources of --function; each imports only earlier ones
 IMPORTS = ast.Import, ast.ImportFrom
 
@@ -35,14 +45,17 @@ Definition = namedtuple(
 )  # a statement at top level; its text begins behind the one above
 
 
-def read_sources(files):
+def read_sources(files, changes=None):
     """Return {source: {name: Definition}} of files below HOME, in their order; a source is the name of a file.
 
     Imported names are among the names, and "docstring" and "__main__" for the module's docstring and its main guard.
+    changes {old: new} are made in the texts before.
     """
     sources = {}
     for file in files:
         source, text, end, found = Path(file).name, (HOME / f"{file}.py").read_text(encoding="utf-8"), 0, {}
+        for old, new in (changes or {}).items():
+            text = text.replace(old, new)
         for node in ast.parse(text).body:
             if isinstance(node, IMPORTS):
                 names = [part.asname or part.name for part in node.names]
@@ -95,9 +108,21 @@ def without_prefixes(text, definitions):
     return re.sub(rf"\b({'|'.join(map('.'.join, names))})\b", lambda match: match[0].partition(".")[2], text)
 
 
-def submission():
-    """Return the text of the one file."""
-    sources = read_sources(ONE_FILE)
+def exercise_4():
+    """Return what Exercise 4 changes in the text of the one file, see read_sources."""
+    recipe = repr({name: value for name, value in RECIPE["config"].items() if value != DEFAULTS[name]}).replace("'", '"')
+    return {
+        "2, 3 or sensitivity": "2, 3, 4 or sensitivity",
+        "in half a minute": "in a minute",
+        "matplotlib are needed.\n": "matplotlib are needed.\nExercise 4 takes hours with each seed.\n",
+        '"3": exercise_3,': '"3": exercise_3, "4": exercise_4,',
+        'RECIPE = run_ex4.RECIPE["config"]': textwrap.fill(f"RECIPE = {recipe}", 120, subsequent_indent=10 * " "),
+    }
+
+
+def submission(changes=None):
+    """Return the text of the one file. changes: see read_sources."""
+    sources = read_sources(ONE_FILE, changes)
     definitions = needed(HANDIN, "__main__", sources)
     citation = (HOME / "CITATION.cff").read_text(encoding="utf-8")
     version = ", ".join(map(" ".join, re.findall(r"^(?:date-)?(version|commit|released): (.+)", citation, re.MULTILINE)))
@@ -107,8 +132,20 @@ def submission():
     text += "\n\n" + imports.replace("\nimport numpy", "\n\nimport numpy") + "\n"
     for file, heading in ONE_FILE.items():
         own = join([definition for definition in definitions if definition.source == Path(file).name])
-        text += f"\n# {' ' + heading:=>115}\n\n{own}\n\n"
+        text += f"\n# {' ' + heading:=>115}\n\n{own}\n\n" if own else ""
     return re.sub(r"\n{4,}", "\n\n\n", without_prefixes(text, definitions)).strip("\n") + "\n"
+
+
+def archive(document):
+    """Return the bytes of a zip archive of a document's driver with all code that it needs, which runs once it is unpacked."""
+    finder = modulefinder.ModuleFinder([str(HOME)])  # it finds nothing but modules of the project
+    finder.run_script(str(HOME / f"run_{document}.py"))
+    files = [Path(module.__file__) for module in finder.modules.values() if module.__file__]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as file:
+        for path in sorted([*files, HOME / "requirements.txt", HOME / "LICENSE"]):
+            file.write(path, Path(document, path.relative_to(HOME)))
+    return content.getvalue()
 
 
 def functions(sources):
@@ -154,22 +191,29 @@ def shortened(definition):
 def main():
     options = parser(__doc__)
     choice = options.add_mutually_exclusive_group()
-    choice.add_argument("--out", type=Path, metavar="FILE", help="the one file (default: submission/assignment3.py)")
+    choice.add_argument("--exercise", choices=["4"], help="the one file with the assignment's Exercise 4, the bonus")
+    choice.add_argument("--document", choices=DOCUMENTS, help="instead a zip archive of all code of another document")
     choice.add_argument("--function", metavar="NAME", help="print this function and everything that it needs")
     choice.add_argument("--list", action="store_true", help="print the names of all functions, file by file")
+    options.add_argument("--out", type=Path, metavar="FILE", help="the file (default: in submission/)")
     opts = options.parse_args()
+    if opts.out and (opts.list or opts.function is not None):
+        options.error(f"argument --out: not allowed with argument --{'list' if opts.list else 'function'}")
     if opts.list:
         print("\n".join(functions(read_sources(METHOD))))
     elif opts.function is not None:
         print(function(opts.function), end="")
     else:
-        path, text = opts.out or HOME / "submission" / "assignment3.py", submission()
+        name, contents = "assignment3.py", [submission().encode(), submission(exercise_4()).encode()]
+        if opts.document:
+            name, contents = f"{opts.document}.zip", [archive(opts.document)]
+        path = opts.out or HOME / "submission" / name
         if path.is_dir():
-            raise UserError(f"{path} is a folder; name a file with --out, such as {path / 'assignment3.py'}")
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise UserError(f"{path} is a folder; name a file with --out, such as {path / name}")
+        if path.exists() and path.read_bytes() not in contents:
             raise UserError(f"{path} is not replaced, because it has been changed; delete it, or name another file with --out")
         make_folder(path.parent)
-        write(path, text)
+        write(path, contents[bool(opts.exercise)])
         print(path)
 
 

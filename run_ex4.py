@@ -3,6 +3,7 @@
     python run_ex4.py --seeds 2                two networks side by side, about an hour on 2 cores
     python run_ex4.py --long --seeds 2         the same recipe for longer, about two and a half hours on 2 cores
     python run_ex4.py --ladder --seeds 5       what each change brings, about four hours on 2 cores
+    python run_ex4.py --reverse --seeds 3      what the recipe owes to each of its parts, about three hours on 2 cores
     python run_ex4.py --search                 random search by successive halving, about an hour on 2 cores
 
 The recipe: three hidden layers of 1024 units with BN, whitened pictures, mirrored and shifted mini-batches, dropout, Nesterov's
@@ -12,8 +13,11 @@ mean prediction of all networks.
 The ladder: from Exercise 3's 3-layer network with BN one change after the other is tried. A change is kept if the mean
 validation accuracy of the seeds gains from it. Then each kept change is taken out alone. All trainings have 20 epochs. Every
 one of these networks gets the same six trials of eta_max and lambda around the best so far, on a seed of their own, and its
-seeds are trained with the best of the six. The two largest gains are checked with five times the epochs. The last networks
-are averaged, over seeds and over the ends of one training's cycles. The test set is not used.
+seeds are trained with the best of the six. The two changes whose loss costs most are checked with five times the epochs. The
+last networks are averaged, over seeds and over the ends of one training's cycles. The test set is not used.
+
+The reverse ladder: the recipe with a fifth of its epochs, and the same with each of its parts taken out alone, all with the
+recipe's eta_max and lambda (ten times eta_max without momentum).
 
 The search: 27 draws of all hyper-parameters are trained for 4 epochs, the best third of them again for 12, and the best third
 of those for 36, each with a whole cosine. It uses the validation set alone.
@@ -40,6 +44,7 @@ CHANGES = {  # name: what it does to a config c
     "shifts by up to 3":     lambda c: {"jitter": {**(c["jitter"] or {}), "s": 3}},
     "colours":               lambda c: {"jitter": {**(c["jitter"] or {}), "brightness": 0.1, "contrast": 0.2, "colour": 0.05}},
     "whitening":             lambda c: {"zca": 0.1},
+    "whitening with shifts": lambda c: {"zca": 0.1, "jitter": {**(c["jitter"] or {}), "s": 3}},
     "dropout of inputs":     lambda c: {"keep_input": 0.9},
     "dropout of units":      lambda c: {"keep": 0.9},
     "BN after the ReLU":     lambda c: {"bn": "after"},
@@ -49,7 +54,8 @@ CHANGES = {  # name: what it does to a config c
     "cosine learning rate":  lambda c: {"n_epochs": EPOCHS},
     "label smoothing .1":    lambda c: {"smoothing": 0.1},
 }
-TRIALS = [(1, 1), (2, 1), (0.5, 1), (1, 4), (1, 0.25), (0.5, 0.25)]  # factors of eta_max and lambda
+PARTS = {"whitening with shifts": ["shifts by up to 3", "whitening"]}  # tried together, taken out alone
+TRIALS = [(1, 1), (2, 1), (0.5, 1), (1, 4), (1, 16), (1, 0.25)]  # factors of eta_max and lambda
 FIRST, LAST, CYCLES = "3-layer BN of Exercise 3", "whitening after mirror and shift", "ends of the cycles of one training"
 
 
@@ -66,21 +72,26 @@ def climb(network):
         c = best[0]["config"]
         forwards.append(rung(name, network(name, around(c, c | change(c))), best))
         best = forwards[-1]["results"] if forwards[-1]["kept"] else best
-    kept = [step for step in forwards[1:] if step["kept"]]
-    backwards, c = [], best[0]["config"]
-    for step in kept:
+    c, kept, backwards = best[0]["config"], ingredients(forwards), []
+    for name in kept:
         rest = START
         for other in kept:
-            rest = rest if other is step else rest | CHANGES[other["name"]](rest)
-        backwards.append(rung(f"without: {step['name']}", network(f"without: {step['name']}", around(c, rest)), best))
+            rest = rest if other == name else rest | CHANGES[other](rest)
+        backwards.append(rung(f"without: {name}", network(f"without: {name}", around(c, rest)), best) | {"kept": True})
     long = network(f"{LONGER} times the epochs", longer(c), tuned=False)
     more = [rung(f"{LONGER} times the epochs", long, best)]
-    for i in sorted(range(len(kept)), key=lambda i: kept[i]["gain"], reverse=True)[:2]:
-        name = f"{LONGER} times the epochs, {backwards[i]['name']}"
-        more.append(rung(name, network(name, longer(backwards[i]["results"][0]["config"]), tuned=False), long))
+    for step in sorted(backwards, key=lambda step: step["gain"])[:2]:
+        name = f"{LONGER} times the epochs, {step['name']}"
+        more.append(rung(name, network(name, longer(step["results"][0]["config"]), tuned=False), long))
     if c["zca"] and c["jitter"]:
         more.append(rung(LAST, network(LAST, c | {"zca_last": True}, tuned=False), best))
     return forwards, backwards, more
+
+
+def ingredients(forwards):
+    """The names of the changes that were kept, without repetitions, parts instead of what was tried together."""
+    kept = [part for step in forwards[1:] if step["kept"] for part in PARTS.get(step["name"], [step["name"]])]
+    return list(dict.fromkeys(kept))
 
 
 def rung(name, results, below):
@@ -155,8 +166,46 @@ def parameters(c, d=3072, K=10):
 def figures_ladder(results):
     forwards, backwards, more = climb(lambda name, *_, **__: results[name])
     nets = {"seeds": more[0]["below"], f"seeds, {LONGER} times the epochs": more[0]["results"], CYCLES: results[CYCLES]}
-    return {"ex4-ladder": partial(plots.ladder, "What each change brings, forwards and backwards", forwards[1:], backwards),
+    panels = {"one after the other, from the top": forwards[1:], "each taken out of all that were kept": backwards}
+    return {"ex4-ladder": partial(plots.ladder, "What each change brings, forwards and backwards", panels),
             "ex4-ensembles": partial(plots.ensembles, "Mean predictions of several networks and mirror images", nets)}
+
+
+WITHOUT = {  # what the recipe has: how it is taken out of a config c
+    "momentum":             lambda c: {"rule": "momentum", "momentum": 0.0, "eta_max": 10 * c["eta_max"]},
+    "Nesterov's form":      lambda c: {"rule": "momentum"},
+    "width":                lambda c: {"hidden": [256] * len(c["hidden"])},
+    "the last hidden layer": lambda c: {"hidden": c["hidden"][:-1]},
+    "mirror images":        lambda c: {"jitter": {**c["jitter"], "share": 0.0}},
+    "shifts":               lambda c: {"jitter": {**c["jitter"], "s": 0}},
+    "whitening":            lambda c: {"zca": None},
+    "dropout of units":     lambda c: {"keep": 1.0},
+    "BN":                   lambda c: {"bn": "off"},
+    "cosine learning rate": lambda c: {"n_epochs": None, "n_cycles": 1, "n_s": c["n_epochs"] * c["n_train"] // c["n_batch"] // 2},
+}
+SHORTER = 5  # of the recipe's epochs, one in so many
+WHOLE = f"the recipe in {RECIPE['config']['n_epochs'] // SHORTER} epochs"
+
+
+def train_reverse(raw, opts):
+    announce(f"the reverse ladder trains {len(WITHOUT) + 1} networks with each seed, about three hours on 2 cores with 3 seeds", opts)
+    c = RECIPE["config"] | {"n_epochs": RECIPE["config"]["n_epochs"] // SHORTER}
+    rows = [row(WHOLE, **c), *(row(f"without: {name}", **c | change(c)) for name, change in WITHOUT.items())]
+    return workers.train(rows, raw, opts, test=False, may_diverge=True)
+
+
+def rungs_of_reverse(results):
+    """The rungs of the reverse ladder, see climb."""
+    return [rung(name, mine, results[WHOLE]) | {"kept": True} for name, mine in results.items() if name != WHOLE]
+
+
+def report_reverse(results, published):
+    whole = line(rung(WHOLE, results[WHOLE], results[WHOLE])) | {"gain": ""}
+    return {"ex4_reverse": [whole, *map(line, rungs_of_reverse(results))]}
+
+
+def figures_reverse(results):
+    return {"ex4-reverse": partial(plots.ladder, "What the recipe owes to its parts", {f"taken out of {WHOLE}": rungs_of_reverse(results)})}
 
 
 ROUNDS = {4: 27, 12: 9, 36: 3}  # epochs: trials
@@ -271,4 +320,5 @@ def announce(text, opts):
 if __name__ == "__main__":
     run_main(lambda: drive("ex4", __doc__, partial(train, RECIPE), report, figures, seeds=2, others={
         "long": (partial(train, LONG), report, figures), "ladder": (train_ladder, report_ladder, figures_ladder),
+        "reverse": (train_reverse, report_reverse, figures_reverse),
         "search": (train_search, report_search, figures_search)}))

@@ -13,8 +13,10 @@ The process keeps the memory of large arrays, as the drivers' workers do (worker
 The second table shows where kbn's step spends its time, on 1 thread, in % (medians over the steps); the rest is the affine
 layer, the loss, the update and the gather. The third compares three backward passes of batch normalization on 1 thread:
 gate by gate, in closed form, and as in kbn. Each returns dJ/dS and the gradients of gamma and beta, for S (m, n) of a layer
-of 50 units and of 32 channels of 14 x 14. It writes results/bench_conv, bench_conv_shares and bench_conv_bn (.md, .csv,
-.tex), and all numbers in bench_conv.json.
+of 50 units and of 32 channels of 14 x 14. The fourth says how many times faster the forward pass of the convolution is as
+matrix products (im2col) than as a loop over images, filters and places, for the first layer of the MNIST net and 10 images. It
+writes results/bench_conv, bench_conv_shares, bench_conv_bn and bench_conv_naive (.md, .csv, .tex), and all numbers in
+bench_conv.json.
 """
 
 import math
@@ -41,6 +43,7 @@ BASES = {  # name: the shape of an image, and (number, size) of the filters of e
 LABELS = {"conv": ("conv forward", "conv backward"), "bn": ("BN", "BN"), "max_pool": ("pooling", "pooling"),
           "relu": ("ReLU", "ReLU")}  # fmt: skip
 BN_SHAPES = [(50, 100), (32, 19_600)]
+FEW = 10  # images: a naive loop over a mini-batch would take seconds
 
 
 def floor_steps(task):
@@ -98,6 +101,28 @@ def batch_norm_turns(m, n, rounds):
     return timing.take_turns({name: partial(timing.time_calls, run, calls) for name, run in passes.items()}, rounds)
 
 
+def naive_convolution(images, W, b, pad):
+    """Return layers.conv_forward's output for stride 1, window by window."""
+    padded = np.pad(images, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
+    kh, kw = W.shape[2:]
+    out = np.empty((len(images), len(W), padded.shape[2] - kh + 1, padded.shape[3] - kw + 1), images.dtype)
+    for n, f, i, j in np.ndindex(out.shape):
+        out[n, f, i, j] = np.sum(padded[n, :, i : i + kh, j : j + kw] * W[f]) + b[f, 0]
+    return out
+
+
+def naive_turns(rounds):
+    """Return take_turns' numbers for both convolutions of FEW images of MNIST. Raises AssertionError if they disagree."""
+    rng, (shape, [(f, size), _]) = np.random.default_rng(3), BASES["MNIST"]
+    images, W, b = (rng.standard_normal(sides, np.float32) for sides in ((FEW, *shape), (f, shape[0], size, size), (f, 1)))
+    passes = {
+        "naive loop": lambda: naive_convolution(images, W, b, size // 2),
+        "im2col": lambda: layers.conv_forward(images, W, b, 1, size // 2)[0],
+    }
+    np.testing.assert_allclose(passes["im2col"](), passes["naive loop"](), rtol=1e-4, atol=1e-4)
+    return timing.take_turns({name: partial(timing.time_calls, run, 1) for name, run in passes.items()}, rounds)
+
+
 def main():
     opts = timing.options(__doc__, rounds=15, steps=2).parse_args()
     if not workers.KEEP_MEMORY.items() <= os.environ.items():  # glibc reads it when a process starts
@@ -127,7 +152,14 @@ def main():
         with timing.threads(1):
             raw[f"BN {m} x {n}"] = seconds = batch_norm_turns(m, n, opts.rounds)
         bn.append({"S": f"{m} x {n}"} | {f"{name}, us": timing.median(seconds, name, 1e-6) for name in seconds})
-    named = {"bench_conv": steps, "bench_conv_shares": parts, "bench_conv_bn": bn}
+    with timing.threads(1):
+        raw["naive loop"] = seconds = naive_turns(opts.rounds)
+    naive = [{
+        "convolution": f"first layer of MNIST, {FEW} images",
+        **{f"{name}, ms": timing.median(seconds, name, 1e-3, digits=1) for name in seconds},
+        "times faster": timing.ratio(seconds, "naive loop", "im2col"),
+    }]  # fmt: skip
+    named = {"bench_conv": steps, "bench_conv_shares": parts, "bench_conv_bn": bn, "bench_conv_naive": naive}
     timing.report(folder, named, {"environment": environment, "steps": opts.steps, "numbers": raw})
 
 

@@ -31,6 +31,14 @@ def number(document, place, what, printed, setting, values, row=""):
             "95 % of single runs": interval(low, high), "printed number": outcome, "runs": row}  # fmt: skip
 
 
+def drawn(document, place, what, printed, setting, values):
+    """The line of a printed number beside many draws of it, whose central 95 % take the place of the prediction interval."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {"document": document, "place": place, "number": what, "setting": setting, "printed": printed,
+            "ours": f"{np.median(values):.4g}, median of {len(values):,} draws", "95 % of single runs": interval(low, high),
+            "printed number": "inside" if low <= float(printed) <= high else "outside", "runs": ""}  # fmt: skip
+
+
 def figure(printed):
     """A printed number and half a unit of its last digit; ~52 is 52 give or take a half."""
     digits, exponent = re.search(r"(\d*\.\d+|\d+)(e[+-]?\d+)?", printed).groups("e0")
@@ -128,6 +136,19 @@ def at_equal_training(before, after):
     return statistics.mean_difference(differences)
 
 
+def by_value(results, key):
+    """Return {value of config[key]: its results}, in order of appearance."""
+    found = {}
+    for result in results:
+        found.setdefault(result["config"][key], []).append(result)
+    return found
+
+
+def best_value(results, key):
+    """Return the results of the value of config[key] whose mean validation accuracy is highest."""
+    return max(by_value(results, key).values(), key=lambda mine: np.mean([result["val_accuracy"] for result in mine]))
+
+
 def reaching(history, column, level, wanted="t"):
     """The value of the wanted column where another one first reaches a level, linearly between epochs; nan if it never does.
 
@@ -149,14 +170,6 @@ def updates_to(level):
 def seconds_to(level):
     """Return a measure: the seconds, by the clock, until the validation accuracy reaches a level, see reaching."""
     return lambda result: updates_to(level)(result) * result["duration_s"] / result["history"].get("t", [np.nan])[-1]
-
-
-def by_eta(trials):
-    """The trials of a search over eta_max, {eta_max: results}."""
-    found = {}
-    for trial in trials:
-        found.setdefault(trial["config"]["eta_max"], []).append(trial)
-    return found
 
 
 def largest_eta(trials, within=0.02):

@@ -8,7 +8,18 @@ from functools import partial
 import numpy as np
 
 import nets
-from claims.common import at_equal_training, by_eta, claim, difference, eta_gain, gap, interaction, seconds_to, updates_to
+from claims.common import (
+    at_equal_training,
+    best_value,
+    by_value,
+    claim,
+    difference,
+    eta_gain,
+    gap,
+    interaction,
+    seconds_to,
+    updates_to,
+)
 from lab import plots, statistics, tables, tuning
 from lab.settings import config
 from run_fashion import MLP
@@ -64,13 +75,13 @@ def numbers(results):
 
 def trials(results, what, bn):
     """The trials of a search, {eta_max: results}."""
-    return by_eta(results[name(what, bn) + ", trial"])
+    return by_value(results[name(what, bn) + ", trial"], "eta_max")
 
 
 def ranked(results, bn, sizes=BATCHES):
     """Sizes of the mini-batch from the worst to the best, by the mean validation accuracy of their best trials."""
     def best(n):
-        return max(tables.percent(of_eta, "val_accuracy")[0] for of_eta in trials(results, f"n_batch {n}", bn).values())
+        return tables.percent(best_value(results[name(f"n_batch {n}", bn) + ", trial"], "eta_max"), "val_accuracy")
 
     return sorted(sizes, key=best)
 

@@ -30,8 +30,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+import jitter
 import kbn
-from lab import gradients
+import run_ex4
+from lab import gradients, recipes, training
 
 # ----------------------------------------------------------------------------------------------------- the data
 
@@ -245,6 +247,65 @@ def sensitivity(raw, opts):
             plot(below, results, "val_accuracy")
             above.set(title=f"sigma {sigma:g}", xlabel="")
         save(figure, f"sensitivity-{net}", f"{net} network, weights from N(0, sigma^2)", opts)
+
+
+SHAPE = 3, 32, 32  # planes, rows and columns of an image
+RECIPE = run_ex4.RECIPE["config"]
+WAYS = {"": "one network", "_mirror": "mean over mirror images", "_ensemble": "mean over all networks so far"}
+
+
+def exercise_4(raw, opts):
+    """Train networks by RECIPE on whitened images, jittered in each mini-batch, and average their predictions."""
+    data, plain, W, change = whitened(raw, opts.smoke)
+    results, total = [], {"val": 0, "test": 0}
+    for seed in range(opts.seeds):
+        params, stats, hp, history = run_recipe(data, change, seed, opts.smoke)
+        unwhitened, result = training.without_whitening(params, W), {"history": history["epoch"]}
+        for part in total:
+            X, y = data[part]
+            total[part] = total[part] + training.probabilities(plain[part], kbn.MLP, unwhitened, stats, hp, SHAPE)
+            P = {"": training.probabilities(X, kbn.MLP, params, stats, hp),
+                 "_mirror": training.probabilities(X, kbn.MLP, params, stats, hp, SHAPE), "_ensemble": total[part]}
+            result |= {f"{part}_accuracy{way}": float((P[way].argmax(axis=0) == y).mean()) for way in WAYS}
+        for way, name in WAYS.items():
+            val, test = (100 * result[f"{part}_accuracy{way}"] for part in total)
+            print(f"{f'seed {seed}, {name}':42}  val {val:.2f}  test {test:.2f}", flush=True)
+        results.append(result)
+    draw_curves("ex4-recipe", "the recipe of Exercise 4", {"recipe": results}, opts)
+    return results
+
+
+def whitened(raw, smoke):
+    """Standardise the images of raw (see load_data) and whiten them by X = W (image - mean) / sd.
+
+    Returns {"train", "val", "test"}, each a pair X (d, n), y (n,); {"val", "test"}, each an X that is not multiplied by W;
+    W (d, d); and the function change(X, rng) that jitters a mini-batch of X.
+    """
+    images, labels, *test = raw
+    n_train, n_val, epsilon = (1_000, 500, 0.1) if smoke else (45_000, 5_000, RECIPE["zca"])
+    train, val = slice(n_train), slice(n_train, n_train + n_val)
+    parts = {"train": (images[train], labels[train]), "val": (images[val], labels[val]), "test": test}
+    mean, sd = (column.astype(np.float32) for column in training.mean_and_sd(images[train]))
+    data = {part: (training.standardise(images, mean, sd), y) for part, (images, y) in parts.items()}
+    offset, W = (array.astype(np.float32) for array in training.whitening(data["train"][0], epsilon, SHAPE))
+    for X, _ in data.values():
+        training.whiten(X, offset, W)
+    plain = {part: training.standardise(parts[part][0], mean + sd * offset, sd) for part in ("val", "test")}
+    change = jitter.build(SHAPE, **RECIPE["jitter"], planes=W @ (jitter.planes_of(SHAPE) * (255 / sd)))
+    return data, plain, W, change
+
+
+def run_recipe(data, change, seed, smoke):
+    """Train one network by RECIPE. data, change: see whitened. Returns params, stats, hp and history."""
+    hp = kbn.DEFAULTS | {"bn": "off"} | {name: RECIPE[name] for name in RECIPE if name in kbn.DEFAULTS}
+    hidden, n_epochs = ([min(m, 64) for m in RECIPE["hidden"]], 2) if smoke else (RECIPE["hidden"], RECIPE["n_epochs"])
+    rng = np.random.default_rng(seed)
+    params = kbn.init_params([PIXELS, *hidden, CLASSES], rng, bn=hp["bn"])
+    etas = recipes.cosine_etas(n_epochs * (len(data["train"][1]) // hp["n_batch"]), hp["eta_max"], hp["eta_min"])
+    params, stats, history = kbn.minibatch_gd(
+        data["train"], data["val"], params, hp, rng, etas=etas, jitter=change, update=recipes.nesterov,
+    )
+    return params, stats, hp, history
 
 
 EXERCISES = {"1": exercise_1, "2": exercise_2, "3": exercise_3, "sensitivity": sensitivity}

@@ -180,7 +180,7 @@ def read_json(path):
     """The arrays of a .json file, a dict of nested lists of numbers."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise ValueError("it must hold one object, {\"name\": numbers}")
+        raise ValueError('it must hold one object, {"name": numbers}')
     return {name: np.array(value) for name, value in content.items()}
 
 
@@ -188,7 +188,10 @@ def read_case(path):
     """Read a case that draw made. Raises UserError, naming the file, if anything of it is missing or has been changed."""
     content = read(path)
     try:
-        case = {key: value.item() if value.size == 1 and key in (*NUMBERS, "bn", "fingerprint") else value for key, value in content.items()}
+        case = {
+            key: value.item() if value.size == 1 and key in (*NUMBERS, "bn", "fingerprint") else value
+            for key, value in content.items()
+        }
         case["y"] = np.ravel(case["y"])
         case |= {key: np.asarray(value, float) for key, value in case.items() if key[0] in "XYWbgmv" and key not in ("bn",)}
         kbn.check_bn(case["bn"])

@@ -28,7 +28,7 @@ def load(name, data_dir=None, small=False):
     variable KBN_DATA_DIR, then the cache of earlier downloads, then a download. The synthetic sets need no files.
     small: only 2,000 + 1,000 images; of official files, the first ones.
     Returns a dict: name, title, classes (list of str), shape (c, h, w), images (n, d) uint8, labels (n,) int64, test_images,
-    test_labels, and four strings, which small does not change for official files:
+    test_labels, paths (of the files that were read), and four strings, which small does not change for official files:
       fingerprint  hash of images and labels in whatever order: six digits of the training set, six of the test set
       order        hash of the sequence of examples, which decides the split
       files        "official", "same images in another order", "other images" or "synthetic"
@@ -42,7 +42,7 @@ def load(name, data_dir=None, small=False):
     if name in FALLBACK.values():
         arrays = shapes.draw_set(about["shape"], *(SMALL if small else about["sizes"]))
         fingerprint, order, _ = identity(*arrays)
-        files, note = "synthetic", ""
+        paths, files, note = [], "synthetic", ""
     else:
         paths, reader = find(about, data_dir)
         arrays = reader(paths)
@@ -59,6 +59,7 @@ def load(name, data_dir=None, small=False):
         "labels": labels[:n_train],
         "test_images": test_images[:n_test],
         "test_labels": test_labels[:n_test],
+        "paths": paths,
         "fingerprint": fingerprint,
         "order": order,
         "files": files,
@@ -107,7 +108,7 @@ def find(about, data_dir):
     if named:
         raise UserError(f"{named} does not hold {about['title']} ({about['holds']}); name the folder that does with {options}")
     download(about, cache)
-    files, reader = about["formats"][0]
+    files, reader = about["formats"][-1]
     return [cache / file for file in files], reader
 
 
@@ -146,14 +147,14 @@ def fetch(urls, checksum, folder):
 
 
 def idx_dataset(title, classes, fingerprint, md5, mirrors, others=()):
-    """A dataset of four IDX files, see below. others: more formats of the same images."""
+    """A dataset of four IDX files, see below. others: formats of the same images that are preferred to these."""
     return {
         "title": title,
         "classes": classes,
         "shape": (1, 28, 28),
         "folder": title.lower(),
         "holds": " or ".join(["train-images-idx3-ubyte.gz and the three other files", *(files[0] for files, _ in others)]),
-        "formats": [(list(IDX_FILES), read_idx_files), *others],
+        "formats": [*others, (list(IDX_FILES), read_idx_files)],
         "fingerprint": fingerprint,
         "md5": md5,
         "mirrors": mirrors,
@@ -161,8 +162,9 @@ def idx_dataset(title, classes, fingerprint, md5, mirrors, others=()):
     }
 
 
-# formats are pairs of files and their reader, the preferred one first: each will do by itself. fingerprint and md5 are those of
-# the official images and files; md5 of each file, gzipped and not. downloads {file: checksum} are looked for at the mirrors.
+# formats are pairs of files and their reader, the preferred one first, that of the downloads last: each will do by itself.
+# fingerprint and md5 are those of the official images and files of the downloads; md5 of each file, gzipped and not.
+# downloads {file: checksum} are looked for at the mirrors.
 CIFAR10 = {
     "title": "CIFAR-10",
     "classes": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
@@ -193,7 +195,7 @@ MNIST = idx_dataset(
         "ec29112dd5afa0611ce80d1b7f02629c 27ae3e4e09519cfbb04c329615203637",
     ],
     ["https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"],
-    [(MAT_FILES, read_mat)],
+    [(MAT_FILES, read_mat)],  # the file that the MNIST homework names
 )
 FASHION_MNIST = idx_dataset(
     "Fashion-MNIST",

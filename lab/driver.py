@@ -3,7 +3,7 @@
 import os
 import sys
 
-from lab import data, plots, settings, store, tables, tuning
+from lab import data, plots, settings, statistics, store, tables, tuning
 from lab.settings import HOME, UserError
 
 
@@ -136,3 +136,10 @@ def accuracies(rows, results, published):
             line["published test"] = tables.percent(published[row["name"]], "test_accuracy") if row["name"] in published else ""
         table.append(line | {document: reported(row, mine).get(document, "") for document in documents})
     return table
+
+
+def gains(pairs, results):
+    """Return a table of what rows gain over others on the test set, paired by seed. pairs: names of rows (network, against)."""
+    return [{"network": network, "against": against,
+             "gain, 95 % interval": statistics.text(statistics.paired(results[against], results[network]))}
+            for network, against in pairs]  # fmt: skip

@@ -1,19 +1,31 @@
-"""The gradients of kbn against numerical ones: what gradcheck.py runs, and Exercises 1 and 3 of the assignment ask for."""
+"""The gradients of kbn against numerical ones: what gradcheck.py runs, and Exercises 1 and 3 of the assignment ask for.
+
+The second part has the errors of many draws, by the measures of other documents.
+"""
 
 import itertools
+from functools import partial
 
 import numpy as np
 
 import gradcheck
 import kbn
 
+NINE = [50, 30, 20, 20, 10, 10, 10, 10]
 CHECKED = [  # hidden nodes, epsilon; in the small nets all widths, D, K and N differ, which reveals a transposed matrix
     ([8], kbn.EPS), ([8, 7], kbn.EPS), ([8, 7, 6], 1e-5),
-    ([50], kbn.EPS), ([50, 50], kbn.EPS), ([50, 30, 20, 20, 10, 10, 10, 10], kbn.EPS),
+    ([50], kbn.EPS), ([50, 50], kbn.EPS), (NINE, kbn.EPS),
 ]
 PLACES = ["off", "before", "after"]
 LAMBDAS = [0.0, 0.01]
 D, K, N = 10, 5, 9  # input dimensions, classes, examples in a mini-batch
+
+REPORT = [  # the checks of the student report, in its text and in its code: hidden nodes, d, and reg = 2 lambda, by turns
+    ([50, 50], 10, [0.005]), (NINE, 10, [0.005]),  # this reg is the one of its trainings: the text names none
+    ([50], 20, [6, 7, 9, 7, 2]), ([50, 50], 20, [6, 7, 9, 7, 2]),
+]
+LAYERED = [([8, 7, 6], D), (NINE, D), ([8, 7, 6], 3072)]  # hidden nodes, d
+ENTRIES = 200  # of a parameter, drawn at random, in the table of layers
 
 
 def numerical_gradients(f, params, pattern=None):
@@ -41,13 +53,13 @@ def judge(grads, numerical, zero=()):
     return rows
 
 
-def draw_case(hidden, bn, rng, n=N):
-    """Draw a net and a mini-batch: params, X (D, n), y (n,). Weights He, b and beta ~ N(0, .3^2), gamma ~ N(1, .3^2)."""
-    params = kbn.init_params([D, *hidden, K], rng, bn=bn, dtype=np.float64)
+def draw_case(hidden, bn, rng, n=N, d=D):
+    """Draw a net and a mini-batch: params, X (d, n), y (n,). Weights He, b and beta ~ N(0, .3^2), gamma ~ N(1, .3^2)."""
+    params = kbn.init_params([d, *hidden, K], rng, bn=bn, dtype=np.float64)
     for key in params:
         if not key.startswith("W"):
             params[key] += 0.3 * rng.standard_normal(params[key].shape)
-    return params, rng.standard_normal((D, n)), rng.integers(K, size=n)
+    return params, rng.standard_normal((d, n)), rng.integers(K, size=n)
 
 
 def closures(X, y, lam, eps, bn):
@@ -137,3 +149,107 @@ def largest_errors(rows):
                       "complex step": f"{errors['complex']:.1e}", "central difference": f"{errors['central']:.1e}",
                       "kinks left out": sum(row["kinks"] for row in group)})
     return table
+
+
+# ------------------------------------------------------------------------------- many draws: all entries at once
+
+def stacked_cost(X, Y, params, lam, *, bn="off", eps=kbn.EPS):
+    """Return the cost (20), as kbn.compute_cost does, or many costs.
+
+    One of params may be a stack (entries, m, n) of copies: the result is then the cost (entries,) with each of them. lam may
+    be a column (r, 1): then the result has r rows.
+    """
+    def normalise(S, l):
+        D = S - S @ average
+        return params[f"gamma{l}"] * D * (D**2 @ average + eps) ** -0.5 + params[f"beta{l}"]
+
+    k, penalty, average = kbn.n_layers(params), 0.0, kbn.ones_n(X) / X.shape[1]
+    for l in range(1, k + 1):
+        penalty = penalty + lam * (params[f"W{l}"] ** 2).sum(axis=(-2, -1))
+        S = params[f"W{l}"] @ X + params[f"b{l}"]
+        if l < k:
+            X = np.maximum(normalise(S, l) if bn == "before" else S, 0)
+            X = normalise(X, l) if bn == "after" else X
+    S = S - S.max(axis=-2, keepdims=True)
+    logP = S - np.log(np.exp(S).sum(axis=-2, keepdims=True))
+    return penalty - (Y * logP).sum(axis=(-2, -1)) / Y.shape[1]
+
+
+def slopes(cost, params, key, h, entries=None):
+    """Return the slopes of a stacked cost along entries of params[key], flat indices (None: all of them).
+
+    h is the step of central differences, or a complex step if it is imaginary.
+    """
+    param = params[key]
+    entries = np.arange(param.size) if entries is None else entries
+
+    def moved(step):
+        stack = np.repeat(param[None] + 0 * step, len(entries), axis=0)
+        stack.reshape(len(entries), -1)[np.arange(len(entries)), entries] += step
+        return cost({**params, key: stack})
+
+    return moved(h).imag / h.imag if isinstance(h, complex) else (moved(h) - moved(-h)) / (2 * h)
+
+
+def report_errors(seed, n_draws=10):
+    """Check nets as the student report does. Returns a row for each, with quantiles of the errors over n_draws draws.
+
+    The weights are drawn from N(0, 1 / m_{l-1}), the biases and X from N(0, 1); BN stands after the ReLU, with epsilon 1e-5.
+    The error of a parameter is the largest |a - n| / (max(|a|, |n|) + 1e-9) of an entry, n by central differences with the
+    step 1e-5. It is large where a ReLU switches within the step, and where a gradient is nearly 0, as many are if BN
+    normalises two examples.
+    """
+    table = []
+    for i, ((hidden, d, regs), bn, n) in enumerate(itertools.product(REPORT, ["off", "after"], [2, N])):
+        errors, place = [], {"bn": bn, "eps": 1e-5}
+        for draw in range(n_draws):
+            rng, lam = np.random.default_rng([seed, i, draw]), regs[draw % len(regs)] / 2
+            params = kbn.init_params([d, *hidden, 10], rng, bn=bn, sigma="xavier", sigma_b=1.0, dtype=np.float64)
+            X, Y = rng.standard_normal((d, n)), kbn.one_hot(rng.integers(10, size=n), 10, np.float64)
+            grads = kbn.backward(Y, params, kbn.forward(X, params, **place)[1], lam)
+            cost = partial(stacked_cost, X, Y, lam=lam, **place)
+            pairs = [(grads[key].ravel(), slopes(cost, params, key, 1e-5)) for key in params]
+            errors += [(abs(a - b) / (np.maximum(abs(a), abs(b)) + 1e-9)).max() for a, b in pairs]
+        quantiles = zip(["5 %", "median", "95 %", "largest"], np.quantile(errors, [0.05, 0.5, 0.95, 1]))
+        table.append({"hidden nodes": " ".join(map(str, hidden)), "d": d, "reg": " ".join(map(str, regs)), "BN": bn, "n": n,
+                      "student report": "10e-7 - 10e-4", **{name: f"{value:.1e}" for name, value in quantiles}})
+    return table
+
+
+def layer_errors(seed, n_draws=20):
+    """Return a row for each layer of some nets with the median over n_draws draws of the error in its weights; lambda is 0.
+
+    The errors are those of judge, by complex steps and by central differences, and for the latter also the largest
+    |a - n| / max(1e-8, |a| + |n|) of an entry. At most ENTRIES of a layer's weights are checked, drawn at random.
+    """
+    table = []
+    for i, ((hidden, d), bn) in enumerate(itertools.product(LAYERED, ["off", "before"])):
+        errors = [errors_of_weights(hidden, d, bn, np.random.default_rng([seed, i, draw])) for draw in range(n_draws)]
+        medians = np.median(errors, axis=0)
+        for l, (exact, central, by_entry) in enumerate(medians, start=1):
+            table.append({"hidden nodes": " ".join(map(str, hidden)), "d": d, "BN": bn, "parameter": f"W{l}",
+                          "complex step": f"{exact:.1e}", "central difference": f"{central:.1e}",
+                          "ratio to last": f"{central / medians[-1][1]:.1f}", "entry by entry": f"{by_entry:.1e}"})
+    return table
+
+
+def errors_of_weights(hidden, d, bn, rng):
+    """Draw a net. Returns the three errors of layer_errors for each of its weight matrices."""
+    params, X, y = draw_case(hidden, bn, rng, d=d)
+    cost = partial(stacked_cost, X, kbn.one_hot(y, K, np.float64), lam=0.0, bn=bn)
+    grads, errors = closures(X, y, 0.0, kbn.EPS, bn)[1](params), []
+    for key in [f"W{l}" for l in range(1, kbn.n_layers(params) + 1)]:
+        W = params[key]
+        entries = rng.choice(W.size, min(W.size, ENTRIES), replace=False)
+        a, exact = grads[key].ravel()[entries], slopes(cost, params, key, 2.0**-100 * 1j, entries)
+        central = slopes(cost, params, key, gradcheck.H * gradcheck.scale(W), entries)
+        by_entry = (abs(a - central) / np.maximum(1e-8, abs(a) + abs(central))).max()
+        errors.append([gradcheck.relative_error(a, exact), gradcheck.relative_error(a, central), by_entry])
+    return errors
+
+
+def tables_of(rows, seed):
+    """Yield the name and the rows of each table that gradcheck.py writes, for the rows of check_nets."""
+    yield "gradcheck", largest_errors(rows)
+    yield "gradcheck_report", report_errors(seed)
+    yield "gradcheck_layers", layer_errors(seed)

@@ -258,7 +258,11 @@ def shown(case):
 def values(case, *mistakes):
     """All values of a case, see cases.trace, with mistakes of CATALOGUE (dicts). Raises what numpy raises if they do not fit it."""
     space = {name: value for name, value in vars(kbn).items() if not name.startswith("__")} | {"__builtins__": builtins}
-    space |= {"params_of": cases.params_of, "LAMBDA": case["lambda"], "ETA": kbn.cyclical_eta(*(case[name] for name in ("t", "eta_min", "eta_max", "n_s")))}
+    space |= {
+        "params_of": cases.params_of,
+        "LAMBDA": case["lambda"],
+        "ETA": kbn.cyclical_eta(*(case[name] for name in ("t", "eta_min", "eta_max", "n_s"))),
+    }
     for name, function in [*vars(kbn).items(), *STEPWISE.items()]:
         if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
             space[name] = FunctionType(function.__code__, space, name, function.__defaults__, function.__closure__)

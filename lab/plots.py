@@ -197,8 +197,9 @@ def swept(title, panels, what, number):
                 panel.plot([x] * len(values[x]), values[x], ".", color=style["color"], markersize=3)
                 mark_diverged(panel, x, results, style["color"], turn)
         panel.set(xscale="log", xlabel=what, ylabel=head)
-        if len(values) <= 8:  # few enough to be read
-            panel.set_xticks(list(values), [f"{x:g}" for x in values])
+        ticks = sorted({x for results in nets.values() for x in results})
+        if len(ticks) <= min(8, 24 // len(panels)):  # few enough to be read
+            panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
             panel.minorticks_off()
         if isinstance(number, str):
             panel.set(title=head, ylabel=NUMBERS[number] if panel is axes[0, 0] else "")
@@ -288,26 +289,41 @@ def maps(title, panels, rows, columns):
     return finish(axes, title, panels, "mean of {} seeds, %")
 
 
-def ladder(title, forwards, backwards, key="val_accuracy"):
+def layers(title, panels, number):
+    """number(result, layer) of each layer, mean ± sd over the seeds. panels: {panel title: nets}, all of one depth."""
+    axes = Figure((WIDTH, 2.6)).subplots(1, len(panels), squeeze=False, sharey=True)
+    for panel, (head, nets) in zip(axes.flat, panels.items()):
+        for place, style in styles(nets, panels).items():
+            x = range(1, len(nets[place][0]["config"]["hidden"]) + 2)
+            spread(panel, x, [[number(result, layer) for result in converged(nets[place])] for layer in x], **style)
+        panel.set(title=head, xlabel="layer")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].set_ylabel("log10")
+    return finish(axes, title, panels)
+
+
+def ladder(title, panels, key="val_accuracy"):
     """What changes bring: bars from the accuracy before a change to the one after it, with the gain's 95 % interval.
 
-    forwards, backwards: dicts of name, kept, results and below, what they are compared with. What was not kept is hollow.
+    panels: {panel title: rungs}, dicts of name, kept, results and below, what they are compared with. What was not kept is
+    hollow.
     """
-    axes = Figure((WIDTH, 1 + 0.17 * max(len(forwards), len(backwards)))).subplots(1, 2)
-    heads = "one after the other, from the top", "each taken out of all that were kept"
-    for panel, head, rungs in zip(axes, heads, (forwards, backwards)):
+    n = max(map(len, panels.values()))
+    axes = Figure((WIDTH, 1 + 0.17 * n)).subplots(1, len(panels), squeeze=False)
+    for panel, (head, rungs) in zip(axes.flat, panels.items()):
         for y, rung in enumerate(rungs):
             gain = statistics.paired(rung["below"], rung["results"], key)
-            start, hollow = tables.percent(rung["below"], key)[0], panel is axes[0] and not rung["kept"]
-            colour = "#0072B2" if gain["mean"] > 0 else "#D55E00"
-            panel.barh(y, gain["mean"], 0.6, left=start, edgecolor=colour, facecolor="none" if hollow else colour)
+            start, colour = tables.percent(rung["below"], key)[0], "#0072B2" if gain["mean"] > 0 else "#D55E00"
+            face = colour if rung["kept"] else "none"
+            panel.barh(y, gain["mean"], 0.6, left=start, edgecolor=colour, facecolor=face)
             ends = np.nan_to_num([[gain["mean"] - gain["low"]], [gain["high"] - gain["mean"]]])
             panel.errorbar(start + gain["mean"], y, xerr=ends, color="k", capsize=2)
         panel.set_yticks(range(len(rungs)), [rung["name"].removeprefix("without: ") for rung in rungs])
         panel.set(title=head, xlabel=NUMBERS[key])
-        panel.set_ylim(len(forwards) - 0.4, -0.6)
-    results = {rung["name"]: rung["results"] for rung in forwards + backwards}
-    return finish(axes, title, results, "95 % intervals over {} paired seeds; hollow: not kept")
+        panel.set_ylim(n - 0.4, -0.6)
+    rungs = [rung for of_panel in panels.values() for rung in of_panel]
+    about = "95 % intervals over {} paired seeds" + "; hollow: not kept" * any(not rung["kept"] for rung in rungs)
+    return finish(axes, title, {rung["name"]: rung["results"] for rung in rungs}, about)
 
 
 def ensembles(title, nets):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from lab import data, readers, shapes
+from lab import data, readers, shapes, store
 from lab.readers import CIFAR10_FILES, IDX_FILES
 from lab.settings import UserError
 
@@ -113,7 +113,7 @@ def make_official(monkeypatch, name, folder):
     """Let the files in folder pass for the official ones, checksums included. Returns what load returns of them."""
     about, raw = data.DATASETS[name], data.load(name, folder)
     monkeypatch.setitem(about, "fingerprint", raw["fingerprint"])
-    files = about["formats"][0][0]
+    files = about["formats"][-1][0]
     monkeypatch.setitem(about, "md5", [hashlib.md5((folder / file).read_bytes()).hexdigest() for file in files])
     return raw
 
@@ -244,12 +244,13 @@ def test_small_set_is_the_beginning_and_keeps_the_fingerprint(mnist, monkeypatch
 
 @pytest.mark.skipif(not REAL_DATA, reason="KBN_DATA_DIR is not set")
 @pytest.mark.parametrize(
-    "name, folder", [("cifar10", ""), ("mnist", ""), ("fashion-mnist", ""), ("mnist", "mnist_all.mat alone")]
+    "name, folder", [("cifar10", ""), ("mnist", ""), ("fashion-mnist", ""), ("mnist", "the IDX files alone")]
 )
 def test_real_images_are_the_official_ones(name, folder, monkeypatch, tmp_path):
     monkeypatch.undo()
     if folder:
-        (tmp_path / "mnist_all.mat").symlink_to(Path(REAL_DATA, "mnist", "mnist_all.mat"))
+        for file in IDX_FILES:
+            (tmp_path / file).symlink_to(Path(REAL_DATA, "mnist", file))
     raw = data.load(name, tmp_path if folder else REAL_DATA)
     assert raw["note"] == "" and raw["files"] in ("official", "same images in another order")
     assert raw["images"].shape == (50_000 if name == "cifar10" else 60_000, np.prod(raw["shape"]))
@@ -361,12 +362,21 @@ def test_broken_idx_file_is_refused_in_one_line_and_little_memory(tmp_path, cont
 def test_mat_file_has_the_same_images_in_a_fixed_random_order(mnist, tmp_path, monkeypatch, compressed):
     official = make_official(monkeypatch, "mnist", mnist)
     write_mat(mnist, {"more": "x"}, do_compression=compressed)
-    assert data.load("mnist", mnist)["order"] == official["order"], "the IDX files go first"
-    for file in IDX_FILES:
-        (mnist / file).unlink()
     raw = data.load("mnist", mnist)
     assert (raw["fingerprint"], raw["order"]) == (official["fingerprint"], "1e2706dc5b24")
     assert raw["files"] == "same images in another order" and raw["labels"].dtype == np.int64
+
+
+def test_mat_file_goes_before_the_idx_files_and_its_results_have_another_key(mnist):
+    from_idx = data.load("mnist", mnist)
+    assert [path.name for path in from_idx["paths"]] == list(IDX_FILES)
+    path = write_mat(mnist)
+    from_mat = data.load("mnist", mnist)
+    assert from_mat["paths"] == [path]
+    (mnist / "t10k-images-idx3-ubyte.gz").unlink()
+    assert data.load("mnist", mnist)["order"] == from_mat["order"]
+    keys = [store.key_of({}, 0, store.data_of(raw), True) for raw in (from_idx, from_mat)]
+    assert keys[0] != keys[1] and keys[0]["data"]["fingerprint"] == keys[1]["data"]["fingerprint"]
 
 
 N_THREES = np.sum(digits(600, 1)[1] == 3)

@@ -15,10 +15,12 @@ import termios
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import HOME, SMALL, call, options, results_of, start
 
 import kbn
+import nets
 from lab import data, driver, models, plots, settings, store, training, workers
 from lab.settings import UserError, row
 
@@ -137,7 +139,8 @@ def test_no_command_without_publish_changes_published_files_and_out_writes_nowhe
     for folder in ("lab", "handin", "results/published", "figures/published"):
         shutil.copytree(HOME / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__", "models"))
     quick = "lambda seed: (list(g.check_nets(0, g.CHECKED[:1])), [])"
-    check.write_text(f"import gradcheck\nfrom lab import gradients as g\ng.report_gradients = {quick}\ngradcheck.main()\n")
+    quick = f"g.report_gradients, g.REPORT, g.LAYERED = {quick}, [([8], 6, [0.1])], [([8], 6)]"
+    check.write_text(f"import gradcheck\nfrom lab import gradients as g\n{quick}\ngradcheck.main()\n")
     whole, env, ex2 = contents(clone), {"PYTHONPATH": str(clone)}, clone / "run_ex2.py"
     for command in [(ex2, *SMALL), (ex2, *SMALL, "--figures"), (check,)]:
         call(*command, "--out", tmp_path / "out", cwd=tmp_path, env=env)
@@ -148,8 +151,8 @@ def test_no_command_without_publish_changes_published_files_and_out_writes_nowhe
     made = {path.relative_to(clone) for path in contents(clone).keys() - whole.keys()}
     assert contents(clone).items() >= whole.items()
     assert {path.parts[1] for path in made if len(path.parts) > 2} == {"shapes-smoke"}
-    assert {path.name for path in made if len(path.parts) == 2} == {
-        "gradcheck.csv", "gradcheck.md", "gradcheck.tex", "assignment3.py"}  # fmt: skip
+    checks = {f"gradcheck{table}.{kind}" for table in ("", "_report", "_layers") for kind in ("csv", "md", "tex")}
+    assert {path.name for path in made if len(path.parts) == 2} == checks | {"assignment3.py"}
 
 
 # ------------------------------------------------------------------------- a driver in this process, on data of any name
@@ -403,6 +406,16 @@ def test_ladder_keeps_the_changes_that_gain_and_takes_each_out_alone():
     assert [rung["below"] is more[0]["results"] for rung in more] == [False, True, True, False]
 
 
+def test_changes_that_gain_only_together_are_taken_out_one_by_one():
+    run_ex4, forwards, backwards, more, seen = climb(
+        lambda c: 0.4 + (0.1 if c["zca"] and c["jitter"] and c["jitter"].get("s") else -0.1 * bool(c["zca"] or c["jitter"]))
+    )
+    assert [rung["name"] for rung in forwards if rung["kept"]] == [run_ex4.FIRST, "whitening with shifts"]
+    assert [rung["name"] for rung in backwards] == ["without: shifts by up to 3", "without: whitening"]
+    assert seen["without: whitening"] == run_ex4.START | {"jitter": {"s": 3}}
+    assert all(rung["gain"] == pytest.approx(-0.2) for rung in backwards)
+
+
 def test_eta_max_of_the_ladder_follows_the_momentum_and_not_the_name_of_the_change():
     """Nesterov's momentum is kept as well: without the first momentum the network still has it."""
     run_ex4, *_, seen = climb(lambda c: 0.4 + 0.1 * (c["momentum"] > 0) + 0.1 * (c["rule"] == "nesterov"))
@@ -471,3 +484,72 @@ def test_search_trains_the_best_third_longer(monkeypatch):
     assert [line["lam"] for line in table] == [*first[:3], *first[:7]] and table[0]["trained for"] == "36 epochs"
     panels = run_ex4.figures_search(results)["ex4-search"]().axes
     assert [len(line.get_xdata()) for line in panels[0].get_lines()] == [27, 9, 3]
+
+
+# -------------------------------------------------------------------------------- what single drivers train and report
+
+
+def test_solver_places_the_reports_numbers_among_the_draws():
+    run_solver = importlib.import_module("run_solver")
+    errors = np.broadcast_to(np.array([1e-12, 1e-8, 1.0])[:, None, None], (3, 6, 2))
+    named = run_solver.gradient_tables(np.array([[2.2, 9.0], [2.3, 8.0], [2.4, 7.0]]), errors)
+    assert [line["its quantile"] for line in named["solver_losses"]] == ["0.333", "0.000"]
+    assert [line["CS231n report"] for line in named["solver_losses"]] == ["2.29461318783", "6.71422109668"]
+    lines = named["solver_gradients"]
+    assert [(line["reg"], line["parameter"]) for line in lines[:2]] == [("0", "W1"), ("0", "W2")] and len(lines) == 12
+    assert {line["its quantile"] for line in lines} == {"0.333", "0.667"}  # 1.31e-9 is below 1e-8, 1.4e-7 is not
+    assert {(line["smallest"], line["median"], line["largest"]) for line in lines} == {("1.0e-12", "1.0e-08", "1.0e+00")}
+
+
+def test_solver_draws_losses_and_errors_of_the_cs231n_notebook(monkeypatch):
+    run_solver = importlib.import_module("run_solver")
+    losses, errors = run_solver.draw_gradients(30)
+    n_weights, sigma = 15 * 20 + 20 * 30 + 30 * 10, 0.05
+    assert losses.mean(axis=0) == pytest.approx([np.log(10), np.log(10) + 3.14 / 2 * n_weights * sigma**2], rel=0.02)
+    assert errors.shape == (30, 6, 2) and np.median(errors, axis=0).max() < 1e-5
+    build = nets.build
+
+    def wrong_build(specs, shape):
+        net = build(specs, shape)
+        right = net.backward
+        net.backward = lambda *args: (grads := right(*args)) | {"b3": 1.1 * grads["b3"]}
+        return net
+
+    monkeypatch.setattr(nets, "build", wrong_build)
+    _, wrong = run_solver.draw_gradients(3)
+    np.testing.assert_allclose(wrong[:, 5], 0.1 / 2.1, rtol=1e-3)
+    np.testing.assert_array_equal(wrong[:, :5], errors[:3, :5])
+
+
+def test_solver_shows_last_and_best_epoch_beside_the_one_accuracy_that_the_report_prints(monkeypatch):
+    run_solver = importlib.import_module("run_solver")
+    monkeypatch.setattr(run_solver, "draw_gradients", partial(run_solver.draw_gradients, 2))
+    history = {"val_accuracy": [0.5, 0.6, 0.55], "train_accuracy": [0.6, 0.7, 0.8]}
+    result = {"val_accuracy": 0.55, "test_accuracy": 0.5, "diverged": "", "history": history, "data": {"files": "official"}}
+    results = {row["name"]: [result | {"config": row["config"]}] for row in run_solver.ROWS + run_solver.SCALES}
+    first, second = run_solver.report(results, {})["solver"]
+    for column, percent in (("validation", 55), ("best validation", 60), ("best training", 80)):
+        assert first[column][0] == pytest.approx(percent)
+    assert [line["CS231n report, validation"] for line in (first, second)] == ["53.80", ""]
+    assert "not in the report: 100 units, sigma 1e-3, split, last epoch" in first["setting"]
+
+
+@pytest.mark.parametrize("options, printed", [([], "read from mnist_all.mat\n"), (["--quiet"], "")])
+def test_mnist_says_which_file_was_read_unless_quiet(options, printed, monkeypatch, capsys):
+    run_mnist = importlib.import_module("run_mnist")
+    monkeypatch.setattr(workers, "train", lambda rows, raw, opts: {})
+    opts = settings.options("", list(data.DATASETS), argv=options)
+    run_mnist.train({"paths": [HOME / "mnist_all.mat"]}, opts)
+    assert capsys.readouterr().out == printed
+    run_mnist.train({"paths": []}, opts)  # a synthetic set
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("bn, block", [("before", ["bn", "relu"]), ("after", ["relu", "bn"])])
+def test_bn_of_the_fashion_cnn_stands_beside_the_relu_before_pooling(bn, block):
+    run_fashion = importlib.import_module("run_fashion")
+    [specs] = [row["config"]["specs"] for row in run_fashion.MODELS if row["name"] == f"CNN, BN {bn}"]
+    steps = nets.steps_of(specs, (1, 28, 28))
+    pooled = ["conv", *block, "max_pool"]
+    assert [step.name for step in steps] == [*pooled, *pooled, "conv", *block, "flatten", "affine", *block, "affine"]
+    assert [step.shape for step in steps if step.name == "bn"] == [(16, 28, 28), (32, 14, 14), (64, 7, 7), (128,)]

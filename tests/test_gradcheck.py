@@ -442,6 +442,68 @@ def test_mini_batch_of_two_hides_a_batch_norm_backpass_of_zeros_that_eight_revea
     assert failed(caught) == {"W1": BOTH} and min(row["complex"] for row in caught if row["parameter"] == "W1") > 0.5
 
 
+# ------------------------------------------------------------------------------------------- errors over many draws
+
+
+@every_bn
+def test_stacked_cost_is_the_cost_of_each_copy_in_the_stack(bn):
+    params, X, y = gradients.draw_case([8, 7], bn, np.random.default_rng(3))
+    Y, place = kbn.one_hot(y, gradients.K, np.float64), {"bn": bn, "eps": 1e-5}
+    for key, param in params.items():
+        stack = param + 0.1 * np.random.default_rng(4).standard_normal((3, *param.shape))
+        costs = gradients.stacked_cost(X, Y, {**params, key: stack}, np.array([[0.0], [0.5]]), **place)
+        expected = [[kbn.compute_cost(X, Y, {**params, key: copy}, lam, **place)[0] for copy in stack] for lam in (0, 0.5)]
+        np.testing.assert_allclose(costs, expected, rtol=1e-13)
+    one = gradients.stacked_cost(X, Y, params, 0.5, **place)
+    assert one == pytest.approx(kbn.compute_cost(X, Y, params, 0.5, **place)[0], rel=1e-13)
+
+
+@every_bn
+def test_slopes_are_the_gradient_along_the_entries(bn):
+    _, params, grads, *_ = case(bn)
+    _, X, y = gradients.draw_case([8, 7], bn, np.random.default_rng(1))
+    cost = partial(gradients.stacked_cost, X, kbn.one_hot(y, gradients.K, np.float64), lam=0.01, bn=bn)
+    for key in ("W1", "W2", "b3", *["gamma2"] * (bn != "off")):
+        exact = grads[key].ravel()
+        np.testing.assert_allclose(gradients.slopes(cost, params, key, 2.0**-100 * 1j), exact, rtol=1e-11, atol=1e-15)
+        np.testing.assert_allclose(gradients.slopes(cost, params, key, 1e-6, [4, 2]), exact[[4, 2]], rtol=1e-5, atol=1e-9)
+
+
+def tenth_too_large(key):
+    """kbn.backward with one gradient that is 10 % too large."""
+    right = kbn.backward
+
+    def wrong(*args, **options):
+        grads = right(*args, **options)
+        return grads | {key: 1.1 * grads[key]}
+
+    return wrong
+
+
+def test_table_of_the_student_report_has_its_checks_and_its_measure(monkeypatch):
+    assert {(len(hidden) + 1, d) for hidden, d, _ in gradients.REPORT} == {(3, 10), (9, 10), (2, 20), (3, 20)}
+    monkeypatch.setattr(gradients, "REPORT", [([8], 6, [0.1, 2])])
+    rows = gradients.report_errors(0, 4)
+    assert [(row["BN"], row["n"]) for row in rows] == [("off", 2), ("off", 9), ("after", 2), ("after", 9)]
+    assert all(float(row["median"]) < 1e-5 for row in rows)
+    monkeypatch.setattr(kbn, "backward", tenth_too_large("W2"))
+    [row] = [row for row in gradients.report_errors(0, 4) if row["BN"] == "off" and row["n"] == 9]
+    assert row["95 %"] == "9.1e-02"  # .1 / 1.1
+
+
+def test_table_of_layers_has_the_errors_of_each_layer_by_its_own_measure(monkeypatch):
+    assert [(len(hidden) + 1, d) for hidden, d in gradients.LAYERED] == [(4, 10), (9, 10), (4, 3072)]
+    monkeypatch.setattr(gradients, "LAYERED", [([8, 7], 6)])
+    rows = gradients.layer_errors(0, 3)
+    assert [(row["BN"], row["parameter"]) for row in rows] == [(bn, f"W{l}") for bn in ("off", "before") for l in (1, 2, 3)]
+    assert all(float(row["complex step"]) < 1e-13 and float(row["central difference"]) < 1e-7 for row in rows)
+    assert [row["ratio to last"] for row in rows if row["parameter"] == "W3"] == ["1.0", "1.0"]
+    monkeypatch.setattr(kbn, "backward", tenth_too_large("W1"))
+    first, *others = gradients.layer_errors(0, 3)[:3]
+    assert first["complex step"] == first["central difference"] == "9.1e-02" and first["entry by entry"] == "4.8e-02"
+    assert all(float(row["central difference"]) < 1e-7 for row in others)
+
+
 # -------------------------------------------------------------------------------------------------------- the script
 
 FEW = [([8], kbn.EPS)]
@@ -450,6 +512,8 @@ FEW = [([8], kbn.EPS)]
 def run_main(tmp_path, monkeypatch):
     """Run the script for FEW nets. Returns its status and its folder of results."""
     monkeypatch.setattr(gradients, "report_gradients", partial(gradients.report_gradients, nets=FEW))
+    monkeypatch.setattr(gradients, "REPORT", [([8], 6, [0.1])])
+    monkeypatch.setattr(gradients, "LAYERED", [([8], 6)])
     monkeypatch.setattr(sys, "argv", ["gradcheck.py", "--out", str(tmp_path / "new" / "folder")])
     return gradcheck.main(), tmp_path / "new" / "folder" / "results"
 
@@ -468,9 +532,11 @@ def test_script_passes_and_writes_its_tables(tmp_path, monkeypatch, capsys):
     status, folder = run_main(tmp_path, monkeypatch)
     output, n_rows = capsys.readouterr().out, 2 * (4 + 6 + 6)
     assert status == 0 and f"All {n_rows} gradients are right" in output.splitlines()[-1]
+    assert "gradcheck_layers\n\n| hidden nodes | d | BN " in output
     assert "FAIL" not in output and output.count("caught by both methods") == 6 + 10 + 10
     assert max(map(len, output.splitlines())) <= 128
-    assert {path.name for path in folder.iterdir()} == {"gradcheck.csv", "gradcheck.md", "gradcheck.tex"}
+    names = [f"gradcheck{table}.{kind}" for table in ("", "_report", "_layers") for kind in ("csv", "md", "tex")]
+    assert {path.name for path in folder.iterdir()} == set(names)
     table = (folder / "gradcheck.md").read_text().splitlines()
     assert len(table) == 2 + 3 and sum(int(line.split("|")[3]) for line in table[2:]) == n_rows
     with open(folder / "gradcheck.csv", newline="") as file:

@@ -7,17 +7,20 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import options
 from threadpoolctl import threadpool_limits
 
 import kbn
 import make_submission
 import run_ex2
 import run_ex3
+import run_ex4
 import run_sensitivity
 from lab import settings, training, workers
 from lab.settings import HOME, UserError
@@ -32,11 +35,20 @@ def run(script, *options, cwd):
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
 
 
+@pytest.fixture(scope="module", params=[None, make_submission.exercise_4()], ids=["plain", "exercise 4"])
+def each(tmp_path_factory, request):
+    """The one file, imported: without Exercise 4, and with it."""
+    return imported(tmp_path_factory.mktemp("submission") / "assignment3.py", request.param)
+
+
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
-    """The one file, imported."""
-    path = tmp_path_factory.mktemp("submission") / "assignment3.py"
-    path.write_text(make_submission.submission(), encoding="utf-8")
+    """The one file with Exercise 4, imported."""
+    return imported(tmp_path_factory.mktemp("submission") / "assignment3.py", make_submission.exercise_4())
+
+
+def imported(path, changes):
+    path.write_text(make_submission.submission(changes), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("assignment3", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -46,8 +58,8 @@ def module(tmp_path_factory):
 # -------------------------------------------------------------------------------------------------------- the one file
 
 
-def test_file_defines_every_name_once_and_names_no_module_of_the_project(module):
-    text = Path(module.__file__).read_text(encoding="utf-8")
+def test_file_defines_every_name_once_and_names_no_module_of_the_project(each):
+    text = Path(each.__file__).read_text(encoding="utf-8")
     tree = ast.parse(text)
     names = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     assert len(names) == len(set(names)) and {"forward", "check_nets", "exercise_3"} <= set(names)
@@ -55,17 +67,19 @@ def test_file_defines_every_name_once_and_names_no_module_of_the_project(module)
     imported |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {"numpy", "matplotlib"} < imported < sys.stdlib_module_names | {"numpy", "matplotlib"}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    assert used.isdisjoint(["kbn", "gradcheck", "lab"])
+    assert used.isdisjoint(["kbn", "gradcheck", "lab", "recipes", "training", "run_ex4"])
     assert all(line in text for line in ("\nName:\n", "\nStudent id:\n", "MIT licence", "released 2026-11-21"))
-    assert "{notation}" not in text and "{version}" not in text and text.count("\n") < 960
+    assert "{notation}" not in text and "{version}" not in text
+    bonus = [part in text for part in ("2, 3, 4 or sensitivity", "in a minute", "Exercise 4 takes hours", "def whitening")]
+    assert set(bonus) == {"4" in each.EXERCISES} and text.count("\n") < (1280 if any(bonus) else 960)
 
 
 def test_file_alone_runs_all_exercises_and_draws_their_figures(module, tmp_path):
     job = run(module.__file__, "--synthetic", "--out", tmp_path, cwd=tmp_path)
     assert job.returncode == 0 and not job.stderr, job.stderr
-    figures = {"ex2-depth", "ex3-3-layer", "ex3-6-layer", "ex3-9-layer", "ex3-search", "sensitivity-3-layer"}
+    figures = {"ex2-depth", "ex3-3-layer", "ex3-6-layer", "ex3-9-layer", "ex3-search", "sensitivity-3-layer", "ex4-recipe"}
     assert {path.stem for path in tmp_path.rglob("*.png")} == figures | {"sensitivity-9-layer"}
-    assert job.stdout.count(", ok\n") == 32 and job.stdout.count(" test ") == 5 + 6 + 1 + 18
+    assert job.stdout.count(", ok\n") == 32 and job.stdout.count(" test ") == 5 + 6 + 1 + 18 + 3
 
 
 def test_file_trains_the_configs_of_the_drivers(module, monkeypatch):
@@ -99,19 +113,44 @@ def test_file_trains_the_configs_of_the_drivers(module, monkeypatch):
         assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, theirs)), name
 
 
+@pytest.fixture
+def own_smoke(monkeypatch):
+    """Let the drivers cut trainings down as the file does."""
+    monkeypatch.setattr(settings, "SMOKE", {"n_train": 1_000, "n_val": 500, "n_s": 20})
+
+
 @pytest.mark.parametrize(
     "change", [{"hidden": [50]}, {"hidden": [50, 30], "bn": "before", "sigma": 1e-2, "eps": 1e-5, "lam": 0.02}]
 )
-def test_file_computes_the_numbers_of_the_drivers(module, change):
+def test_file_computes_the_numbers_of_the_drivers(module, change, own_smoke):
     raw = module.draw_synthetic()
     names = ("images", "labels", "test_images", "test_labels")
     theirs = training.split({**dict(zip(names, raw)), "classes": range(10), "shape": (3, 32, 32)}, 1_000, 500)
     ours = module.split(raw, 1_000, 500)
     assert all(np.array_equal(a, b) for part in ours for a, b in zip(ours[part], theirs[part]))
     ours = module.run(change, 3, ours, smoke=True, test=True)
-    theirs, _ = training.run(settings.config(**change, n_train=1_000, n_val=500, n_s=20), 3, theirs)
+    theirs, _ = training.run(settings.smoke(settings.config(**change)), 3, theirs)
     assert {key: ours[key] for key in ours if key != "lam"} == {key: theirs[key] for key in ours if key != "lam"}
     assert ours["test_accuracy"] > 0.3
+
+
+def test_file_with_exercise_4_computes_the_numbers_of_its_driver(module, raw, tmp_path, own_smoke):
+    opts = SimpleNamespace(seeds=2, smoke=True, out=tmp_path)
+    ours = module.exercise_4([raw[name] for name in ("images", "labels", "test_images", "test_labels")], opts)
+    theirs = run_ex4.train(run_ex4.RECIPE, raw, options(tmp_path, "--seeds", "2"))[run_ex4.RECIPE["name"]]
+    keys = [f"{part}_accuracy{way}" for part in ("val", "test") for way in module.WAYS]
+    assert [[result[key] for key in keys] for result in ours] == [[result[key] for key in keys] for result in theirs]
+    assert len({result[key] for result in ours for key in keys}) > 6
+    for one, other in zip(ours, theirs):
+        rounded = {name: [float(f"{x:.6g}") for x in column] for name, column in one["history"].items()}  # as it is stored
+        assert rounded == other["history"]
+
+
+def test_file_with_exercise_4_knows_all_that_the_recipe_sets():
+    config = run_ex4.RECIPE["config"]
+    changed = {name for name in config if config[name] != settings.DEFAULTS[name]}
+    assert changed <= kbn.DEFAULTS.keys() | {"hidden", "n_epochs", "zca", "jitter", "rule"}
+    assert config["rule"] == "nesterov" and config["jitter"]["share"] and config["zca"] and config["n_epochs"]
 
 
 # ------------------------------------------------------------------------------------------------------------- its data
@@ -227,3 +266,27 @@ def test_file_that_was_changed_is_not_replaced(tmp_path):
     job = run(HOME / "make_submission.py", "--out", path, cwd=tmp_path)
     assert job.returncode == 1 and job.stderr.count("\n") == 1 and "mine.py is not replaced" in job.stderr
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_file_is_replaced_by_the_same_with_exercise_4(tmp_path):
+    for more in ([], ["--exercise", "4"], []):
+        assert run(HOME / "make_submission.py", "--out", tmp_path / "a.py", *more, cwd=tmp_path).returncode == 0
+        assert ("def exercise_4" in (tmp_path / "a.py").read_text(encoding="utf-8")) == bool(more)
+
+
+def test_option_out_where_nothing_is_written_is_refused(tmp_path):
+    job = run(HOME / "make_submission.py", "--function", "forward", "--out", tmp_path / "a.py", cwd=tmp_path)
+    assert job.returncode == 2 and "argument --out: not allowed with argument --function" in job.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------- the archives
+
+
+@pytest.mark.parametrize("document", make_submission.DOCUMENTS)
+def test_archive_of_a_document_holds_all_that_its_driver_imports(document, tmp_path):
+    assert run(HOME / "make_submission.py", "--document", document, "--out", tmp_path / "a.zip", cwd=tmp_path).returncode == 0
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        archive.extractall(tmp_path)
+    job = run(tmp_path / document / f"run_{document}.py", "--help", cwd=tmp_path)
+    assert job.returncode == 0 and "--seeds" in job.stdout, job.stderr
+    assert {"LICENSE", "requirements.txt"} < {path.name for path in (tmp_path / document).iterdir()}
