@@ -1,7 +1,7 @@
 """What the parts of run_claims.py share: lines of its two tables, and what they measure in results.
 
-A part is a module with DATASET, TIME, train(raw, opts) -> results, numbers(results) and claims(results) -> lines,
-tables(results) -> {table: rows} and figures(results), see driver.drive.
+A part is a module with DATASET, TIME, train(raw, opts) -> results, numbers(results) and claims(results) -> lists of what
+number and claim return, tables_of(results) -> {table: rows} and figures(results), see driver.drive.
 """
 
 import re
@@ -21,13 +21,14 @@ def number(document, place, what, printed, setting, values, row=""):
 
     printed: as the document has it. row: of the runs' CSV. Runs in groups are all shown.
     """
-    figure, outcome = float(re.sub("[^0-9.e-]", "", printed)), ""
+    outcome, ours, (value, rounding) = "", "", figure(printed)
     if len(values):
-        outcome = statistics.compare_printed(figure, values, rounding(printed))
+        outcome, ours = statistics.compare_printed(value, values, rounding), tables.summary(values)
+    if outcome == "runs in groups":
+        ours = ", ".join(f"{value:.4g}" for value in sorted(values))
     low, high = statistics.further_run(values) if outcome in ("inside", "outside") else (np.nan, np.nan)
-    return {"document": document, "place": place, "number": what, "setting": setting, "printed": printed,
-            "ours": tables.summary(values) if len(values) else "", "95 % of single runs": interval(low, high),
-            "printed number": outcome, "runs": row}  # fmt: skip
+    return {"document": document, "place": place, "number": what, "setting": setting, "printed": printed, "ours": ours,
+            "95 % of single runs": interval(low, high), "printed number": outcome, "runs": row}  # fmt: skip
 
 
 def drawn(document, place, what, printed, setting, values):
@@ -38,11 +39,11 @@ def drawn(document, place, what, printed, setting, values):
             "printed number": "inside" if low <= float(printed) <= high else "outside", "runs": ""}  # fmt: skip
 
 
-def rounding(printed):
-    """Half a unit of the last digit of a printed number; ~52 means 52 give or take a half."""
-    digits, _, exponent = printed.lstrip("~").partition("e")
+def figure(printed):
+    """A printed number and half a unit of its last digit; ~52 is 52 give or take a half."""
+    digits, exponent = re.search(r"(\d*\.\d+|\d+)(e[+-]?\d+)?", printed).groups("e0")
     decimals = len(digits.partition(".")[2])
-    return 0.5 * 10.0 ** (int(exponent or 0) - decimals)
+    return float(digits + exponent), 0.5 * 10.0**-decimals * float("1" + exponent)
 
 
 def interval(low, high):
@@ -70,28 +71,33 @@ def claim(document, words, experiment, effect, sign, unit="points", **elsewhere)
 
 def fact(document, words, experiment, measured, holds):
     """A claim that needs no statistics, because it is about a number that is the same in all runs."""
-    return {"document": document, "claim": words, "experiment": experiment, "measured": measured, "verdict": "holds" if holds else "fails"}
+    verdict = "holds" if holds else "fails"
+    return {"document": document, "claim": words, "experiment": experiment, "measured": measured, "verdict": verdict}
 
 
 def verdicts(claims):
-    """The lines of the table of claims: the p of all primary effects are adjusted together."""
-    p = statistics.holm({i: c["effect"]["p"] for i, c in enumerate(claims) if c.get("sign")})
-    return [line(c, p.get(i)) for i, c in enumerate(claims)]
+    """The lines of the table of claims. The p of all primary effects are adjusted together, and so are all those elsewhere."""
+    tested = [(i, c) for i, c in enumerate(claims) if c.get("sign")]
+    p = statistics.holm({i: c["effect"]["p"] for i, c in tested})
+    others = statistics.holm({(i, where): effect["p"] for i, c in tested for where, effect in c["elsewhere"].items()})
+    return [line(c, p.get(i), lambda where, i=i: others.get((i, where))) for i, c in enumerate(claims)]
 
 
-def line(c, p):
-    """The line of one claim, whose adjusted p is p."""
+def line(c, p, p_elsewhere):
+    """The line of one claim. p, p_elsewhere(setting): adjusted; None where the claim has no sign."""
     about = {name: c[name] for name in ("document", "claim", "experiment")}
     if "effect" not in c:
         return about | {"effect, 95 % interval (n)": c["measured"], "adjusted p": "", "verdict": c["verdict"], "elsewhere": ""}
     found = statistics.verdict(c["effect"], c["sign"], p, c["unit"])
-    others = {where: statistics.verdict(effect, c["sign"], effect["p"], c["unit"]) for where, effect in c["elsewhere"].items()}
+    others = {
+        where: statistics.verdict(effect, c["sign"], p_elsewhere(where), c["unit"]) for where, effect in c["elsewhere"].items()
+    }
+    texts = (f"{where}: {statistics.text(effect)}, {others[where]}" for where, effect in c["elsewhere"].items())
     if {found, *others.values()} >= {"holds", "fails"}:
         found = "depends on the setting"
     return about | {
-        "effect, 95 % interval (n)": f"{statistics.text(c['effect'])} {c['unit']}", "adjusted p": "" if p is None else f"{p:.2g}",
-        "verdict": found,
-        "elsewhere": "; ".join(f"{where}: {statistics.text(effect)}, {others[where]}" for where, effect in c["elsewhere"].items()),
+        "effect, 95 % interval (n)": f"{statistics.text(c['effect'])} {c['unit']}",
+        "adjusted p": "" if p is None or np.isnan(p) else f"{p:.2g}", "verdict": found, "elsewhere": "; ".join(texts),
     }  # fmt: skip
 
 
@@ -104,21 +110,28 @@ def difference(before, after, measure):
     return statistics.mean_difference([other - one for one, other in pairs])
 
 
+def interaction(first, second, key="val_accuracy"):
+    """The effect of the gain in second minus the gain in first, each a pair (before, after) of results, paired by seed."""
+    arms = [{result["seed"]: 100 * result[key] for result in arm} for arm in (*first, *second)]
+    seeds = [seed for seed in arms[0] if all(seed in arm for arm in arms)]
+    return statistics.mean_difference([arms[3][seed] - arms[2][seed] - arms[1][seed] + arms[0][seed] for seed in seeds])
+
+
 def gap(result):
-    """Training minus validation accuracy at the end, in points."""
-    return 100 * (result["train_accuracy"] - result["val_accuracy"])
+    """Training minus validation accuracy at the end, in points; nan if the run diverged."""
+    return 100 * (result.get("train_accuracy", np.nan) - result["val_accuracy"])
 
 
 def at_equal_training(before, after):
     """The effect on validation accuracy, in points, at the training accuracy that both arms reach, paired by seed.
 
-    The curves of both are followed to the lower of their highest training accuracies, linearly between epochs.
+    The curves of both are followed to the lower of their highest training accuracies, linearly between epochs. It is nan if a
+    run diverged.
     """
     differences = []
     for one, other in ((one, other) for one in before for other in after if one["seed"] == other["seed"]):
-        curves = [(np.maximum.accumulate(r["history"]["train_accuracy"]), r["history"]["val_accuracy"]) for r in (one, other)]
-        level = min(train[-1] for train, _ in curves)
-        low, high = (np.interp(level, train, val) for train, val in curves)
+        level = min(max(result["history"].get("train_accuracy", [np.nan])) for result in (one, other))
+        low, high = (reaching(result["history"], "train_accuracy", level, "val_accuracy") for result in (one, other))
         differences.append(100 * (high - low))
     return statistics.mean_difference(differences)
 
@@ -136,35 +149,45 @@ def best_value(results, key):
     return max(by_value(results, key).values(), key=lambda mine: np.mean([result["val_accuracy"] for result in mine]))
 
 
-def updates_to(level, column="val_accuracy"):
-    """Return a measure: the updates until a column of the history reaches a level, linearly between epochs; nan if it never does."""
+def reaching(history, column, level, wanted="t"):
+    """The value of the wanted column where another one first reaches a level, linearly between epochs; nan if it never does.
 
-    def measure(result):
-        values = np.maximum.accumulate(result["history"].get(column, []))
-        if not len(values) or values[-1] < level:
-            return np.nan
-        return float(np.interp(level, values, result["history"]["t"]))
+    It is that after the first epoch if the level is reached by then.
+    """
+    values = np.array(history.get(column, []))
+    reached = np.flatnonzero(values >= level)
+    if not len(reached):
+        return np.nan
+    part = slice(max(0, reached[0] - 1), reached[0] + 1)
+    return float(np.interp(level, values[part], history[wanted][part]))
 
-    return measure
+
+def updates_to(level):
+    """Return a measure: the updates until the validation accuracy reaches a level, see reaching."""
+    return lambda result: reaching(result["history"], "val_accuracy", level)
 
 
 def seconds_to(level):
-    """Return a measure: the seconds of training until the validation accuracy reaches a level, see updates_to."""
-    updates = updates_to(level)
-    return lambda result: updates(result) * result["duration_s"] / result["history"]["t"][-1]
+    """Return a measure: the seconds, by the clock, until the validation accuracy reaches a level, see reaching."""
+    return lambda result: updates_to(level)(result) * result["duration_s"] / result["history"].get("t", [np.nan])[-1]
 
 
 def largest_eta(trials, within=0.02):
-    """Return {seed: log10 of the largest eta_max} whose validation accuracy is at most `within` below the best of the same seed.
+    """Return {seed: log10 of the largest eta_max whose validation accuracy is at most `within` below the best of this seed}.
 
-    It is nan for a seed of which no training has learnt anything.
+    Between the last eta_max that is as good and the next one, accuracy is taken to be linear in log10 eta_max. It is nan for a
+    seed of which no training has learnt anything, and at most the largest eta_max of the trials.
     """
     found = {}
     for seed in {trial["seed"] for trial in trials}:
-        mine = {trial["config"]["eta_max"]: trial["val_accuracy"] for trial in trials if trial["seed"] == seed}
-        best = max(mine.values())
-        learnt = best > 1 / len(trials[0]["data"]["classes"]) + CHANCE_MARGIN
-        found[seed] = np.log10(max(eta for eta in mine if mine[eta] >= best - within)) if learnt else np.nan
+        mine = sorted((np.log10(t["config"]["eta_max"]), t["val_accuracy"]) for t in trials if t["seed"] == seed)
+        etas, accuracies = np.array(mine).T
+        level, i = accuracies.max() - within, len(mine) - 1
+        while accuracies[i] < level:
+            i -= 1
+        part = slice(i, i + 2)
+        learnt = accuracies.max() > 1 / len(trials[0]["data"]["classes"]) + CHANCE_MARGIN
+        found[seed] = float(np.interp(-level, -accuracies[part], etas[part])) if learnt else np.nan
     return found
 
 

@@ -67,8 +67,6 @@ def train(raw, opts):
     results |= workers.train_runs(runs, raw, opts, test=False, may_diverge=True)
     for name, configs in ARMS.items():
         trials = 2 if "dropout" in name else FEW
-        if opts.smoke:
-            configs, trials = configs[:: -(-len(configs) // 2)], 1  # two of them
         results |= tuning.tuned(name, configs, raw, opts, seeds=few, trials=trials, test=False)
     return results
 

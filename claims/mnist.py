@@ -77,10 +77,7 @@ def train(raw, opts):
     runs = [(each, seed) for each in rows for seed in range(few)]
     results = workers.train_runs(runs, raw, opts, test=False, may_diverge=True)
     for name, configs in ARMS.items():
-        trials = 2
-        if opts.smoke:
-            configs, trials = configs[:: -(-len(configs) // 2)], 1  # two of them
-        results |= tuning.tuned(name, configs, raw, opts, seeds=few, trials=trials, test=False)
+        results |= tuning.tuned(name, configs, raw, opts, seeds=few, trials=2, test=False)
     return results
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from lab import data, plots, settings, statistics, store, tables
+from lab import data, plots, settings, statistics, store, tables, tuning
 from lab.settings import HOME, UserError
 
 
@@ -67,7 +67,8 @@ def open_data(opts):
 def train_all(train, raw, opts, path):
     """Prepare the folders and train. Raises UserError if published results would be replaced by ones of fewer seeds."""
     if opts.publish and path.with_name(f"{path.name}_runs.csv").exists():
-        seeds = max(result["seed"] for of_row in store.read_runs(path).values() for result in of_row) + 1
+        used = {result["seed"] for of_row in store.read_runs(path).values() for result in of_row}
+        seeds = max(seed for seed in used if seed < tuning.TRIAL_SEED) + 1
         if opts.seeds < seeds:
             raise UserError(f"the published results have {seeds} seeds, not {opts.seeds}; use --seeds {seeds} or more")
     for folder in (opts.store / "runs", opts.store / "models"):

@@ -45,7 +45,7 @@ DEFAULTS = {
     **kbn.DEFAULTS,
     "bn": "off",
 }  # fmt: skip
-SMOKE = {"n_train": 1_000, "n_val": 500, "n_s": 20}
+SMOKE = {"n_train": 1_000, "n_val": 200, "n_eval": 200, "n_s": 10}
 
 
 class UserError(Exception):

@@ -60,7 +60,7 @@ def compare_printed(printed, values, rounding=0.0):
     if in_groups(values):
         return "runs in groups"
     low, high = further_run(values)
-    slack = rounding + 1e-9
+    slack = rounding + 1e-9 * abs(printed)
     return "inside" if low - slack <= printed <= high + slack else "outside"
 
 

@@ -123,7 +123,7 @@ def test_file_computes_the_numbers_of_the_drivers(module, change):
     ours = module.split(raw, 1_000, 500)
     assert all(np.array_equal(a, b) for part in ours for a, b in zip(ours[part], theirs[part]))
     ours = module.run(change, 3, ours, smoke=True, test=True)
-    theirs, _ = training.run(settings.smoke(settings.config(**change)), 3, theirs)
+    theirs, _ = training.run(settings.config(**change, n_train=1_000, n_val=500, n_s=20), 3, theirs)
     assert {key: ours[key] for key in ours if key != "lam"} == {key: theirs[key] for key in ours if key != "lam"}
     assert ours["test_accuracy"] > 0.3
 
