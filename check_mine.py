@@ -15,6 +15,7 @@ Files end in .npz, .mat (version 5) or .json. Examples in rows, vectors of any s
 recognised. docs/check-mine.md has programs in Python, MATLAB and Julia that read a case and write an answer. To check a
 function of your own instead of a file, see gradcheck.check.
 """
+
 import difflib
 import sys
 from collections import namedtuple
@@ -24,7 +25,9 @@ import numpy as np
 from lab import cases, mistakes, settings, tables
 from lab.settings import UserError
 
-Answer = namedtuple("Answer", "values notes rel absolute")  # values in the case's shapes; notes: what was recognised; tolerances
+Answer = namedtuple(
+    "Answer", "values notes rel absolute"
+)  # values in the case's shapes; notes: what was recognised; tolerances
 FLOAT64, FLOAT32 = 1e-6, 2e-3  # relative tolerances
 
 
@@ -119,8 +122,13 @@ def conventions(case, answer):
     """Yield the ways to read an answer: what each assumes in words, the case, and the answer, the assignment's own way first."""
     half = case | {"lambda": case["lambda"] / 2}
     known = "cost" in answer.values
-    words = "the penalty 1/2 lambda ||W||^2 was recognised" if known else (
-        "the gradients are right if your penalty is 1/2 lambda ||W||^2; if it is lambda ||W||^2, they have lambda for 2 lambda, (22)")
+    words = (
+        "the penalty 1/2 lambda ||W||^2 was recognised"
+        if known
+        else (
+            "the gradients are right if your penalty is 1/2 lambda ||W||^2; if it is lambda ||W||^2, they have lambda for 2 lambda, (22)"
+        )
+    )
     yield [], case, answer
     yield [words], half, answer
     if known and ("loss" not in answer.values or agree(answer.values["cost"], answer.values["loss"], answer)):
@@ -169,7 +177,9 @@ def telling(case, answer, names):
     """The first value that is not given and differs between mistakes, or None."""
     known = traces(case)
     for name in known[names[0]]:
-        if name not in answer.values and not all(agree(known[names[0]][name], known[other][name], answer) for other in names[1:]):
+        if name not in answer.values and not all(
+            agree(known[names[0]][name], known[other][name], answer) for other in names[1:]
+        ):
             return name
     return None
 
@@ -186,10 +196,15 @@ def equation(name, case):
 def print_table(case, answer, right):
     """Print each value in the order of the computation: right, wrong or not given."""
     bad = set(wrong(right, answer))
-    lines = [{"value": name, "equation": equation(name, case),
-              "yours": "not given" if name not in answer.values else "WRONG" if name in bad else "right",
-              "relative error": error(answer.values[name], right[name], answer) if name in answer.values else ""}
-             for name in right]
+    lines = [
+        {
+            "value": name,
+            "equation": equation(name, case),
+            "yours": "not given" if name not in answer.values else "WRONG" if name in bad else "right",
+            "relative error": error(answer.values[name], right[name], answer) if name in answer.values else "",
+        }
+        for name in right
+    ]
     print(tables.markdown(lines))
 
 
@@ -198,8 +213,13 @@ def print_explanations(case, answer, found):
     for notes, names in found:
         for note in notes:
             print(f"Note: {note}.")
-        print("Two mistakes together explain all that was given:" if len(names) > 1 else
-              "The mistake that explains all that was given:" if len(found) == 1 else "This mistake explains all that was given:")
+        print(
+            "Two mistakes together explain all that was given:"
+            if len(names) > 1
+            else "The mistake that explains all that was given:"
+            if len(found) == 1
+            else "This mistake explains all that was given:"
+        )
         for name in names:
             mistake = mistakes.CATALOGUE[name]
             print(f"  {name}: {mistake['says']}." + (f" Seen in: {mistake['seen']}." if mistake["seen"] else ""))
@@ -228,8 +248,10 @@ def compare(case, answer):
     if found:
         print_explanations(case, answer, found)
     else:
-        print("No mistake that check_mine.py knows, and no two of them, explain all that you gave. Write more of the values before "
-              f"{first}, to see where it begins.")
+        print(
+            "No mistake that check_mine.py knows, and no two of them, explain all that you gave. Write more of the values before "
+            f"{first}, to see where it begins."
+        )
     return 1
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from claims import assignment, common, cs231n, fashion, maps, mnist, student
 from lab import data, driver, settings, store, tables
 
-PARTS = {"student": student, "assignment": assignment, "maps": maps, "cs231n": cs231n, "mnist": mnist, "fashion": fashion}
+PARTS = {"student": student, "assignment": assignment, "maps": maps, "fashion": fashion, "cs231n": cs231n, "mnist": mnist}
 
 
 def report(part):

@@ -8,18 +8,7 @@ from functools import partial
 import numpy as np
 
 import nets
-from claims.common import (
-    at_equal_training,
-    best_value,
-    by_value,
-    claim,
-    difference,
-    eta_gain,
-    gap,
-    interaction,
-    seconds_to,
-    updates_to,
-)
+from claims.common import at_equal_training, by_value, claim, difference, eta_gain, gap, interaction, seconds_to, updates_to
 from lab import plots, statistics, tables, tuning
 from lab.settings import config
 from run_fashion import MLP
@@ -81,7 +70,7 @@ def trials(results, what, bn):
 def ranked(results, bn, sizes=BATCHES):
     """Sizes of the mini-batch from the worst to the best, by the mean validation accuracy of their best trials."""
     def best(n):
-        return tables.percent(best_value(results[name(f"n_batch {n}", bn) + ", trial"], "eta_max"), "val_accuracy")
+        return max(tables.percent(of_eta, "val_accuracy")[0] for of_eta in trials(results, f"n_batch {n}", bn).values())
 
     return sorted(sizes, key=best)
 

@@ -26,7 +26,7 @@ def name(depth, init, bn, eps="2.2e-16"):
 
 INITIALISED = {name(depth, init, bn): config(hidden=hidden, sigma=sigma, bn=bn, norms=depth == 9, **SHORT)
                for depth, hidden in DEPTHS.items() for init, sigma in INITS.items() for bn in PLACES}
-NORMALISED = {name(depth, init, "before", label): config(hidden=DEPTHS[depth], sigma=sigma, bn="before", eps=eps, **SHORT)
+NORMALISED = {name(depth, init, "before", label): config(hidden=DEPTHS[depth], sigma=sigma, bn="before", eps=eps, norms=depth == 9, **SHORT)
               for depth in (3, 9) for init, sigma in SIGMAS.items() for label, eps in EPSILONS.items()}
 
 

@@ -11,7 +11,7 @@ from conftest import SMALL, call
 
 import run_claims
 from claims import assignment, common, fashion, maps, student
-from lab import driver, gradients, statistics, store, tuning, workers
+from lab import driver, statistics, store, tuning, workers
 from lab.settings import UserError, config, row
 
 SHARP = {"mean": 3.0, "low": 2.0, "high": 4.0, "p": 1e-9, "n": 5}
@@ -153,6 +153,7 @@ def test_gain_in_eta_is_in_decades_of_each_seed():
     on = trials(1, 0.5, 0.6, 0.6, 0.58) + trials(0, 0.5, 0.58, 0.6, 0.58)
     gain = common.eta_gain(off, on)
     assert (gain["mean"], gain["n"]) == (pytest.approx(1.5), 2)  # -1 and 0 to 1
+    assert common.by_value(off, "eta_max") == {eta: [off[i], off[i + 4]] for i, eta in enumerate((0.01, 0.1, 1.0, 10.0))}
 
 
 # ------------------------------------------------------------------------------------ worlds in which claims hold or fail
@@ -163,17 +164,16 @@ def results_of(world, runs, epochs=10, noise=2e-4):
 
     final: the accuracy at the end. gap: training minus validation accuracy there. ramp: the epochs until it is reached,
     linearly. dataset: test accuracy that the statistics of the training set gain. columns: (offset of the first epoch, of the
-    later ones) of further columns of validation accuracy. more: further columns that do not change. Every run has its own noise in final.
+    later ones) of further columns of validation accuracy. Every run has its own noise in final.
     """
     results = {}
     for row_, seed in runs:
         c, rng = row_["config"], random.Random(json.dumps([row_["name"], row_["config"], seed]))
-        told = {"gap": 0.05, "ramp": 5, "dataset": 0.0, "columns": {}, "more": {}} | world(c)
+        told = {"gap": 0.05, "ramp": 5, "dataset": 0.0, "columns": {}} | world(c)
         final, n = told["final"] + rng.gauss(0, noise), np.arange(1, epochs + 1)
         rise = np.minimum(1, n / told["ramp"])
         columns = {"t": 100 * n, "val_accuracy": final * rise, "train_accuracy": (final + told["gap"]) * rise}
         columns |= {name: final + np.where(n == 1, *offsets) for name, offsets in told["columns"].items()}
-        columns |= {name: np.full(epochs, value * rng.uniform(0.99, 1)) for name, value in told["more"].items()}
         result = {"row": row_["name"], "seed": seed, "run": f"{row_['name']}-{seed}", "config": c, "duration_s": 10.0,
                   "diverged": "",
                   "data": {"name": "made", "title": "made by hand", "note": "", "files": "other", "classes": list(range(10))},
@@ -206,9 +206,9 @@ def in_assignment(c, s):
 
 def in_maps(c, s):
     before = c["bn"] == "before"
-    vanished = 1e-5 if before else 1e-8 if s > 0 else 1e-2
+    norm = 100.0 if before else 100.0 * 10.0 ** (-2 * s)
     final = 0.4 + s * 0.05 * before - s * 0.1 * (c["sigma"] == 0.01) + 0.03 * (s < 0) * before * (c["sigma"] == "xavier")
-    return {"final": final, "more": {"norm1": vanished, "norm9": vanished}}
+    return {"final": final, "columns": {f"norm{l}": (norm, norm) for l in range(1, 10)} if c["norms"] else {}}
 
 
 def in_fashion(c, s):
@@ -234,11 +234,7 @@ def imagine(monkeypatch):
                 asked.extend(runs)
             return results_of(lambda c: world(c, s), runs)
 
-        def errors_of_weights(hidden, d, bn, rng):
-            return [[10.0 ** (-s * layer) * rng.uniform(0.9, 1)] * 3 for layer in range(len(hidden) + 1)]
-
         monkeypatch.setattr(workers, "train_runs", train_runs)
-        monkeypatch.setattr(gradients, "errors_of_weights", errors_of_weights)
         return part.train({}, SimpleNamespace(seeds=10, smoke=False))
 
     return train
@@ -248,6 +244,7 @@ def imagine(monkeypatch):
 @pytest.mark.parametrize("s, word", [(1, "holds"), (-1, "fails")])
 def test_each_claim_holds_in_a_world_in_which_it_is_true_and_fails_in_one_in_which_it_is_false(s, word, part, imagine):
     claims = [claim for claim in part.claims(imagine(part, WORLDS[part], s)) if "effect" in claim]
+    claims = [claim for claim in claims if "gradient check" not in claim["claim"]]  # it is about draws, not about trainings
     assert len(claims) > 2 and len({claim["claim"] for claim in claims}) == len(claims)
     for line in common.verdicts(claims):
         others = [text.rpartition(", ")[2] for text in line["elsewhere"].split("; ") if text]
@@ -320,13 +317,13 @@ def test_parts_are_trained_one_after_the_other_and_the_tables_are_made_of_all_th
         return job.stdout, (tmp_path / "results" / "claims-other-data-smoke" / "claims.csv").read_text()
 
     out, table = claims_of("assignment")
-    assert "parts without results, which are left out below: student, maps, cs231n, mnist, fashion\n" in out
+    assert "parts without results, which are left out below: student, maps" in out
     assert "deeper networks are harder to train" in table and "undoubtedly" not in table
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*assignment*")}
     n = len(list(tmp_path.rglob("runs/*.json")))
     out, table = claims_of("student")
     assert "deeper networks are harder to train" in table and "undoubtedly" in table
-    assert "left out below: maps, cs231n, mnist, fashion\n" in out and "3 layers, BN off, He, seed" not in out
+    assert "left out below: maps" in out and "3 layers, BN off, He, seed" not in out
     assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*assignment*")}.items()
     assert len(list(tmp_path.rglob("runs/*.json"))) == n + sum(len(mine) for mine in read(tmp_path, "student").values())
     numbers = (tmp_path / "results" / "claims-other-data-smoke" / "numbers.md").read_text()
@@ -343,11 +340,11 @@ def test_figure_without_its_part_is_one_line(tmp_path):
     assert job.stderr == "run_claims.py: error: --figures claims-student-search needs the part that has it, such as --student\n"
 
 
-def test_smoke_test_has_one_trial_of_the_first_config_and_of_one_half_way(monkeypatch):
+def test_smoke_test_has_one_trial_of_the_first_and_the_last_config(monkeypatch):
     monkeypatch.setattr(workers, "train_runs", lambda runs, *_, **__: results_of(lambda c: {"final": c["eta_max"]}, runs))
     configs = [config(eta_max=eta / 10) for eta in range(1, 6)]
     found = tuning.tuned("net", configs, {}, SimpleNamespace(smoke=True), seeds=2, trials=3)
-    assert [(t["config"]["eta_max"], t["seed"]) for t in found["net, trial"]] == [(0.1, 1000), (0.4, 1000)]
+    assert [(t["config"]["eta_max"], t["seed"]) for t in found["net, trial"]] == [(0.1, 1000), (0.5, 1000)]
     whole = tuning.tuned("net", configs, {}, SimpleNamespace(smoke=False), seeds=2, trials=3)
     assert len(whole["net, trial"]) == 15 and [(r["config"]["eta_max"], r["seed"]) for r in whole["net"]] == [
         (0.5, 0),
